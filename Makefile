@@ -1,0 +1,44 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test lint bench lock clean
+
+help:
+	@echo "make demo   pretrain a small CLIP on generated scenes, adapt it with every method, write the report"
+	@echo "make test   run the tests        make lint   ruff, mypy, import-linter"
+	@echo "make lock   re-pin requirements.lock from the ranges of pyproject.toml"
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/intarsia demo $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock:
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --upgrade "pip>=25"
+	.venv-lock/bin/python -m pip install --quiet ".[dev]" "torch==2.14.1" "torchvision==0.29.1"
+	.venv-lock/bin/python -m pip freeze --exclude intarsia \
+	  | sed -E '/^(nvidia-|cuda-|triton)/ s/$$/ ; platform_system == "Linux" and platform_machine == "x86_64"/' \
+	  > requirements.lock
+	rm -rf .venv-lock
+
+clean:
+	rm -rf $(VENV) runs

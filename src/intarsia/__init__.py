@@ -1,0 +1,1 @@
+"""Fine-grained image-text alignment on top of any CLIP-like model."""

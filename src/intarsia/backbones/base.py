@@ -1,0 +1,129 @@
+"""What a backbone is: two towers, and the projections into the joint space.
+
+The split matters for speed. ``image_states`` / ``text_states`` are the towers: with frozen towers
+their outputs are computed once and cached. ``project`` is small, may be trained on cached states,
+and gives the joint space D (METHODS: "what a backbone gives").
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from intarsia.types import Dense, Dims, Features, TokenBatch
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTransform:
+    """From a picture to the pixels a tower expects, the resizing done by PIL in 8 bits.
+
+    ``mode``: ``crop`` scales the shorter side to ``resize`` and cuts the central square;
+    ``squash`` scales to ``size`` x ``size`` whatever the aspect ratio.
+    """
+
+    size: int
+    resize: int
+    mode: Literal["crop", "squash"]
+    resample: Image.Resampling
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB picture -> (3, size, size) uint8."""
+        if self.mode == "squash":
+            image = self._resized(image, self.size, self.size)
+        else:
+            short, long = sorted(image.size)
+            new_long = int(self.resize * long / short)
+            wide = image.width > image.height
+            width, height = (new_long, self.resize) if wide else (self.resize, new_long)
+            image = self._resized(image, width, height)
+            left = round((image.width - self.size) / 2.0)
+            top = round((image.height - self.size) / 2.0)
+            image = image.crop((left, top, left + self.size, top + self.size))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+    def _resized(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        return (
+            image if image.size == (width, height) else image.resize((width, height), self.resample)
+        )
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (B,3,H,W) -> float in the tower's range; float input is taken as normalised."""
+        if pixels.dtype != torch.uint8:
+            return pixels
+        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
+        return (pixels.float() / 255.0 - mean) / std
+
+
+class Backbone(nn.Module, ABC):
+    """A CLIP-like model seen through the five outputs that every method builds on."""
+
+    name: str
+    dims: Dims
+    transform: ImageTransform
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str]) -> TokenBatch:
+        """Token ids, masks and character offsets; texts beyond the context are cut."""
+
+    @abstractmethod
+    def image_states(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
+        """Image tower: (B,3,H,W) uint8, or float already normalised -> ``image_global`` and, with
+        ``dense``, ``image_patches``, both in the tower's width."""
+
+    @abstractmethod
+    def text_states(self, tokens: TokenBatch) -> Features:
+        """Text tower: ``text_global``, ``text_tokens`` and ``text_mask`` in the tower's width."""
+
+    @abstractmethod
+    def project(self, states: Features) -> Features:
+        """Tower states -> the joint space D; fields that are None stay None."""
+
+    @abstractmethod
+    def towers(self) -> list[nn.Module]:
+        """The modules whose outputs are ``*_states``: what freezing freezes."""
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """RGB picture -> (3,H,W) uint8 pixels for ``encode_image``."""
+        return self.transform(image)
+
+    def encode_image(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
+        return self.project(self.image_states(pixels, dense=dense))
+
+    def encode_text(self, tokens: TokenBatch) -> Features:
+        return self.project(self.text_states(tokens))
+
+    def freeze_towers(self) -> None:
+        """Stop gradients into the towers and keep them in evaluation mode from now on."""
+        for tower in self.towers():
+            tower.requires_grad_(False)
+            tower.eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        for tower in self.towers():
+            if not any(p.requires_grad for p in tower.parameters()):
+                tower.eval()
+        return self
+
+    def fingerprint(self) -> str:
+        """A hash of the tower weights and the tokeniser: equal states mean an equal fingerprint."""
+        digest = hashlib.sha256()
+        for tower in self.towers():
+            for key, value in sorted(tower.state_dict().items()):
+                digest.update(f"{key}{tuple(value.shape)}".encode())
+                flat = value.detach().cpu().contiguous().flatten()
+                digest.update(flat.view(torch.uint8).numpy().tobytes())
+        probe = self.tokenize(["A small red circle above 2 blue squares, isn't it?"])
+        digest.update(probe.ids.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,214 @@
+"""What flows through the library, and the one legend of shape letters.
+
+Legend, used in every docstring:
+
+    B  batch                      D  joint embedding width
+    I  images, T  texts           M  image patches (h * w of the grid)
+    N  text tokens                R  regions of an image
+    P  phrases of a caption       K  vectors of a group (slots, components, patches)
+
+Boxes are ``(x0, y0, x1, y1)`` in pixels of the picture as it is shown (after EXIF rotation), x to
+the right, y down. Spans are ``(start, end)`` character offsets into a caption, end exclusive.
+Masks are bool, True = real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from intarsia.errors import ShapeError
+
+Box = tuple[float, float, float, float]
+Span = tuple[int, int]
+ImageSource = Path | bytes | np.ndarray  # a file, its encoded bytes, or (H,W,3) uint8
+Dense = Literal["value", "plain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box of a picture, what it shows and how sure its source is (1 for human labels)."""
+
+    box: Box
+    label: str = ""
+    score: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A span of one caption and the regions it speaks of (indices into ``Record.regions``)."""
+
+    caption: int
+    span: Span
+    regions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Negative:
+    """A false caption made from the true one with index ``caption``; ``kind`` says how."""
+
+    caption: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One picture with its captions and whatever is known below the whole image."""
+
+    id: str
+    image: ImageSource
+    captions: tuple[str, ...]
+    regions: tuple[Region, ...] = ()
+    phrases: tuple[Phrase, ...] = ()
+    negatives: tuple[Negative, ...] = ()
+
+    def phrase_text(self, phrase: Phrase) -> str:
+        start, end = phrase.span
+        return self.captions[phrase.caption][start:end]
+
+
+@dataclass(frozen=True, slots=True)
+class Dims:
+    """The sizes a method must know of its backbone: width D, patch grid (h, w), most tokens N."""
+
+    embed: int
+    grid: tuple[int, int]
+    context: int
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+class _Batched:
+    """Row operations shared by the tensor containers below (every tensor's first axis is B)."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The same container with ``function`` applied to each tensor."""
+        changes: dict[str, object] = {}
+        for item in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor):
+                changes[item.name] = function(value)
+            elif isinstance(value, dict):
+                changes[item.name] = {name: function(tensor) for name, tensor in value.items()}
+        return replace(self, **changes)  # type: ignore[type-var]
+
+    def to(self, device: torch.device | str) -> Self:
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def rows(self, index: slice | Tensor) -> Self:
+        return self.map(lambda tensor: tensor[index])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch(_Batched):
+    """Tokenised texts.
+
+    ``ids`` (B,N) and ``attention`` (B,N; padding False) feed the text tower; ``mask`` (B,N) is
+    True for real tokens only, so neither padding nor BOS/EOS/CLS/SEP; ``offsets`` (B,N,2) are
+    each token's character span in its text, (0, 0) where ``mask`` is False.
+    """
+
+    ids: Tensor
+    attention: Tensor
+    mask: Tensor
+    offsets: Tensor
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Features(_Batched):
+    """What a backbone gives for a batch: of pictures, of texts, or of pairs.
+
+    ``image_global`` (B,D), ``image_patches`` (B,M,D), ``text_global`` (B,D), ``text_tokens``
+    (B,N,D) with ``text_mask`` (B,N). A backbone's ``*_states`` give the same fields in the towers'
+    own widths; its ``project`` turns those into the joint width D. Vectors are not normalised.
+    None = not computed.
+    """
+
+    image_global: Tensor | None = None
+    image_patches: Tensor | None = None
+    text_global: Tensor | None = None
+    text_tokens: Tensor | None = None
+    text_mask: Tensor | None = None
+
+    def require(self, name: str) -> Tensor:
+        value = getattr(self, name)
+        if not isinstance(value, Tensor):
+            have = [f.name for f in fields(self) if getattr(self, f.name) is not None]
+            raise ShapeError(f"features lack {name!r}; they hold {', '.join(have) or 'nothing'}")
+        return value
+
+    def joined(self, other: Features) -> Features:
+        """The fields of both; ``other`` fills what this one lacks."""
+        names = [f.name for f in fields(self)]
+        mine = {name: getattr(self, name) for name in names}
+        return Features(**{n: getattr(other, n) if mine[n] is None else mine[n] for n in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings(_Batched):
+    """Named groups of L2-normalised vectors, ready for dot products.
+
+    ``groups[name]`` is (B,D) or (B,K,D); ``masks[name]`` (B,K) where some of the K are padding.
+    ``ids`` (B,) int64 says which picture a row belongs to: rows with equal ids are positives of
+    one another, never negatives.
+    """
+
+    groups: dict[str, Tensor]
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    ids: Tensor | None = None
+
+    def __getitem__(self, group: str) -> Tensor:
+        return self.groups[group]
+
+    def __len__(self) -> int:
+        return int(next(iter(self.groups.values())).shape[0])
+
+    def cpu(self) -> Embeddings:
+        return self.to("cpu")
+
+    @staticmethod
+    def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
+        """Rows of all parts in order; groups of unequal K are padded, which needs their masks."""
+
+        def join(tables: list[Mapping[str, Tensor]], name: str) -> Tensor:
+            tensors = [table[name] for table in tables]
+            if tensors[0].ndim == 1 or len({t.shape[1:] for t in tensors}) == 1:
+                return torch.cat(tensors)
+            longest = max(t.shape[1] for t in tensors)
+            padded = [t.new_zeros((t.shape[0], longest, *t.shape[2:])) for t in tensors]
+            for target, tensor in zip(padded, tensors, strict=True):
+                target[:, : tensor.shape[1]] = tensor
+            return torch.cat(padded)
+
+        first = parts[0]
+        groups = {name: join([p.groups for p in parts], name) for name in first.groups}
+        masks = {name: join([p.masks for p in parts], name) for name in first.masks}
+        ids = None if first.ids is None else torch.cat([p.ids for p in parts if p.ids is not None])
+        return Embeddings(groups, masks, ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One summand of a method's similarity, as data.
+
+    ``kind``: ``dot`` compares (I,D) with (T,D); ``aligned`` is the mean over k of the dot products
+    of the k-th vectors of (I,K,D) and (T,K,D); ``mean_max`` is fine-grained matching (ComAlign
+    eq. 2), whose own image-to-text score enters with weight ``i2t`` and text-to-image with ``t2i``.
+    """
+
+    group: str
+    kind: Literal["dot", "aligned", "mean_max"]
+    i2t: float = 1.0
+    t2i: float = 1.0
