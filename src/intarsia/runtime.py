@@ -1,17 +1,32 @@
-"""Seeds, devices and optional packages."""
+"""Seeds, devices, optional packages, progress bars and where data lies."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from intarsia.errors import MissingExtraError
+
+T = TypeVar("T")
 
 
 def seed_everything(seed: int) -> None:
@@ -45,3 +60,29 @@ def data_root() -> Path:
 def models_root() -> Path:
     """Where local model folders lie: ``models`` beside :func:`data_root`."""
     return data_root().parent / "models"
+
+
+def progress_columns() -> tuple[ProgressColumn, ...]:
+    """Bar, count, rate and time left: how every progress bar of intarsia looks."""
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+
+
+class _RateColumn(ProgressColumn):
+    """Steps (times the task's ``unit``) a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = (task.finished_speed or task.speed or 0.0) * task.fields.get("unit", 1)
+        return Text(f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2f}/s", style="cyan")
+
+
+def progress(items: Sequence[T], description: str) -> Iterator[T]:
+    """Iterate with a progress bar on the terminal (none where there is no terminal)."""
+    with Progress(*progress_columns(), console=Console(stderr=True), transient=True) as bar:
+        yield from bar.track(items, task_id=bar.add_task(description, total=len(items), note=""))

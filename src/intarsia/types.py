@@ -97,6 +97,8 @@ class _Batched:
             value = getattr(self, item.name)
             if isinstance(value, Tensor):
                 changes[item.name] = function(value)
+            elif isinstance(value, _Batched):
+                changes[item.name] = value.map(function)
             elif isinstance(value, dict):
                 changes[item.name] = {name: function(tensor) for name, tensor in value.items()}
         return replace(self, **changes)  # type: ignore[type-var]
@@ -154,6 +156,27 @@ class Features(_Batched):
         names = [f.name for f in fields(self)]
         mine = {name: getattr(self, name) for name in names}
         return Features(**{n: getattr(other, n) if mine[n] is None else mine[n] for n in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(_Batched):
+    """B pairs on their way into a model.
+
+    ``pictures`` (B,) int64 says which picture each pair is of, ``pairs`` (B,) its place in the data
+    set. Either ``pixels`` (B,3,H,W) uint8 and ``tokens``, or the towers' cached ``states``.
+    ``problems`` names the pictures that could not be read, (record id, reason), whose pairs were
+    replaced by the next readable ones.
+    """
+
+    pairs: Tensor
+    pictures: Tensor
+    pixels: Tensor | None = None
+    tokens: TokenBatch | None = None
+    states: Features | None = None
+    problems: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.pairs.shape[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,10 +46,15 @@ class ImageTransform:
             wide = image.width > image.height
             width, height = (new_long, self.resize) if wide else (self.resize, new_long)
             image = self._resized(image, width, height)
-            left = round((image.width - self.size) / 2.0)
-            top = round((image.height - self.size) / 2.0)
+            left = self._margin(image.width - self.size)
+            top = self._margin(image.height - self.size)
             image = image.crop((left, top, left + self.size, top + self.size))
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+    @staticmethod
+    def _margin(excess: int) -> int:
+        """Pixels cut off before the central square (torchvision's rounding)."""
+        return round(excess / 2.0)
 
     def _resized(self, image: Image.Image, width: int, height: int) -> Image.Image:
         return (

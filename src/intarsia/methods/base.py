@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intarsia.types import Dims, Embeddings, Features, Term
 
 
+class Temperature(nn.Module):
+    """A learnable inverse temperature: starts at 1/0.07, never above 100 (CLIP)."""
+
+    def __init__(self, start: float = 1 / 0.07) -> None:
+        super().__init__()
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(start)))
+
+    def forward(self) -> Tensor:
+        with torch.no_grad():
+            self.logit_scale.clamp_(max=math.log(100.0))
+        return self.logit_scale.exp()
+
+
 class Method(nn.Module, ABC):
     """One idea of aligning pictures with texts; the keyword-only constructor is its config.
 
-    ``needs`` names the optional features it reads: ``patches``, ``tokens``.
+    ``needs`` names the optional features that it reads: ``patches``, ``tokens``.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -47,3 +63,23 @@ class Method(nn.Module, ABC):
         finest = max(self.terms, key=lambda term: image[term.group].ndim)
         left, right = image[finest.group][0], text[finest.group][0]
         return left.view(-1, left.shape[-1]) @ right.view(-1, right.shape[-1]).mT
+
+    def patch_map(self, image: Features, text: Features) -> Tensor:
+        """How well text b matches each patch of picture b, (B,M): where a phrase is.
+
+        The default compares the dense patches with the text's global vector.
+        """
+        patches = normalised(image.require("image_patches"))
+        return torch.einsum("bmd,bd->bm", patches, normalised(text.require("text_global")))
+
+
+def normalised(x: Tensor) -> Tensor:
+    """L2-normalised in float32, whatever the precision of the layers before."""
+    return F.normalize(x.float(), dim=-1)
+
+
+def same_picture(image: Embeddings, text: Embeddings) -> Tensor | None:
+    """(B,B) bool, which pairs are positives; None where every row is a picture of its own."""
+    if image.ids is None or text.ids is None:
+        return None
+    return image.ids[:, None] == text.ids[None]

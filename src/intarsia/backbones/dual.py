@@ -1,0 +1,192 @@
+"""Any vision model beside any text model of transformers, joined by projections of our own."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from intarsia.backbones.base import Backbone, ImageTransform
+from intarsia.backbones.huggingface import apply_to, load_model
+from intarsia.backbones.processing import (
+    context_of,
+    image_transform,
+    load_image_processor,
+    load_tokenizer,
+)
+from intarsia.backbones.tokens import fast_tokens
+from intarsia.errors import BackboneError, unknown
+from intarsia.types import Dense, Dims, Features, TokenBatch
+
+Pooling = Literal["mean", "cls"]
+Projection = Literal["linear", "mlp"]
+
+
+class DualEncoder(Backbone):
+    """Two towers trained apart, and four fresh projections into one space.
+
+    ``image_global`` is the vision model's pooled output (its CLS token or mean where it has
+    none), ``image_patches`` its last map or its last hidden states without prefix tokens; ``value``
+    and ``plain`` are the same, since no joint projection was trained with it. ``text_global`` is
+    the mean of all hidden states that are not padding, as in sentence-transformers, or the
+    first. Pooled and local vectors have a projection each.
+
+    Args:
+        vision: a transformers vision model (map or sequence of hidden states).
+        text: a transformers text encoder.
+        context: texts beyond this many tokens are cut.
+        embed_dim: D.
+        pooling: how ``text_global`` comes from the hidden states.
+        projection: ``linear``, or ``mlp`` with one hidden layer of width 2 D.
+        dropout: on the inputs of the projections.
+    """
+
+    def __init__(
+        self,
+        vision: Any,
+        text: Any,
+        tokenizer: Any,
+        transform: ImageTransform,
+        *,
+        name: str,
+        context: int,
+        embed_dim: int = 256,
+        pooling: Pooling = "mean",
+        projection: Projection = "linear",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for kind, value, valid in (
+            ("pooling", pooling, ("mean", "cls")),
+            ("projection", projection, ("linear", "mlp")),
+        ):
+            if value not in valid:
+                raise BackboneError(unknown(kind, value, valid))
+        self.name, self.transform, self.pooling = name, transform, pooling
+        self.vision, self.text = vision, text
+        self._tokenizer = tokenizer
+        arguments = inspect.signature(vision.forward).parameters
+        self._interpolates = "interpolate_pos_encoding" in arguments
+        with torch.no_grad():
+            blank = torch.zeros(1, 3, transform.size, transform.size)
+            pooled, patches, grid = self._see(blank)
+        self.dims = Dims(embed_dim, grid, context)
+
+        def joint(width: int) -> nn.Module:
+            return _projection(width, embed_dim, projection, dropout)
+
+        self.image_projection = joint(pooled.shape[-1])
+        self.patch_projection = joint(patches.shape[-1])
+        self.text_projection = joint(text.config.hidden_size)
+        self.token_projection = joint(text.config.hidden_size)
+
+    def tokenize(self, texts: Sequence[str]) -> TokenBatch:
+        return fast_tokens(self._tokenizer, texts, length=self.dims.context, pad_to_length=False)
+
+    def image_states(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
+        pooled, patches, _ = self._see(self.transform.normalise(pixels))
+        return Features(image_global=pooled, image_patches=None if dense is None else patches)
+
+    def text_states(self, tokens: TokenBatch) -> Features:
+        hidden = self.text(input_ids=tokens.ids, attention_mask=tokens.attention).last_hidden_state
+        if self.pooling == "cls":
+            pooled = hidden[:, 0]
+        else:
+            weight = tokens.attention.unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * weight).sum(1) / weight.sum(1)
+        return Features(text_global=pooled, text_tokens=hidden, text_mask=tokens.mask)
+
+    def project(self, states: Features) -> Features:
+        return Features(
+            image_global=apply_to(self.image_projection, states.image_global),
+            image_patches=apply_to(self.patch_projection, states.image_patches),
+            text_global=apply_to(self.text_projection, states.text_global),
+            text_tokens=apply_to(self.token_projection, states.text_tokens),
+            text_mask=states.text_mask,
+        )
+
+    def towers(self) -> list[nn.Module]:
+        return [self.vision, self.text]
+
+    def _see(self, pixels: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Pooled vector (B,W), patches (B,M,W) and their grid."""
+        extra = {"interpolate_pos_encoding": True} if self._interpolates else {}
+        output = self.vision(pixel_values=pixels, **extra)
+        hidden: Tensor = output.last_hidden_state
+        pooled = output.get("pooler_output")
+        if hidden.ndim == 4:
+            patches = hidden.flatten(2).mT
+            own = patches.mean(1)
+            grid = (hidden.shape[2], hidden.shape[3])
+        else:
+            side = self.vision.config.patch_size
+            grid = (pixels.shape[2] // side, pixels.shape[3] // side)
+            num_prefix = hidden.shape[1] - grid[0] * grid[1]
+            patches = hidden[:, num_prefix:]
+            own = hidden[:, 0] if num_prefix else patches.mean(1)
+        return own if pooled is None else pooled.flatten(1), patches, grid
+
+
+def load_dual(
+    vision: str,
+    text: str,
+    *,
+    name: str,
+    embed_dim: int = 256,
+    pooling: Pooling = "mean",
+    projection: Projection = "linear",
+    dropout: float = 0.0,
+    context_length: int | None = None,
+) -> DualEncoder:
+    """A :class:`DualEncoder` of two folders or hub names; the projections are random.
+
+    Raises:
+        BackboneError: a model cannot be read, or its weights are missing.
+    """
+    vision_model, text_model = _tower(vision, "pixel_values"), _tower(text, "input_ids")
+    text_model.pooler = None
+    tokenizer = load_tokenizer(text)
+    positions = text_model.config.max_position_embeddings
+    return DualEncoder(
+        vision_model,
+        text_model,
+        tokenizer,
+        image_transform(load_image_processor(vision), vision),
+        name=name,
+        context=context_of(tokenizer, _sentence_length(text) or positions, context_length, text),
+        embed_dim=embed_dim,
+        pooling=pooling,
+        projection=projection,
+        dropout=dropout,
+    )
+
+
+def _tower(source: str, input_name: str) -> Any:
+    """A model that takes ``input_name``; a pooler that its checkpoint lacks is dropped."""
+    model, missing = load_model(source, optional="pooler.")
+    if model.main_input_name != input_name:
+        kind = "vision" if input_name == "pixel_values" else "text"
+        raise BackboneError(f"{source} ({type(model).__name__}) is not a {kind} model")
+    if missing:
+        model.pooler = None
+    return model
+
+
+def _sentence_length(text: str) -> int | None:
+    """The limit that a sentence-transformers folder sets itself."""
+    file = Path(text) / "sentence_bert_config.json"
+    return json.loads(file.read_text())["max_seq_length"] if file.is_file() else None
+
+
+def _projection(width: int, embed_dim: int, kind: Projection, dropout: float) -> nn.Module:
+    if kind == "linear":
+        layers: list[nn.Module] = [nn.Linear(width, embed_dim, bias=False)]
+    else:
+        hidden = 2 * embed_dim
+        layers = [nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, embed_dim, bias=False)]
+    return nn.Sequential(nn.Dropout(dropout), *layers) if dropout else nn.Sequential(*layers)

@@ -1,0 +1,232 @@
+"""CLIP, SigLIP and SigLIP 2 as Hugging Face checkpoints."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from intarsia.backbones.base import Backbone
+from intarsia.backbones.checkpoints import reading
+from intarsia.backbones.dense import each_alone, value_attention
+from intarsia.backbones.processing import (
+    context_of,
+    image_transform,
+    load_image_processor,
+    load_tokenizer,
+)
+from intarsia.backbones.tokens import fast_tokens
+from intarsia.errors import BackboneError, unknown
+from intarsia.runtime import best_device
+from intarsia.types import Dense, Dims, Features, TokenBatch
+
+
+class HuggingFaceBackbone(Backbone):
+    """A transformers dual encoder with a joint space, with its tokeniser and image processor.
+
+    Args:
+        context_length: cut texts to this many tokens; None = as the model was trained.
+    """
+
+    _pad_to_context = False
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        processor: Any,
+        *,
+        name: str,
+        context_length: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.model: Any = model
+        for parameter in (model.logit_scale, getattr(model, "logit_bias", None)):
+            if parameter is not None:
+                parameter.requires_grad_(False)
+        self._tokenizer, self._processor = tokenizer, processor
+        self.transform = image_transform(processor, name)
+        positions = model.config.text_config.max_position_embeddings
+        context = context_of(tokenizer, positions, context_length, name)
+        side = self.transform.size // model.config.vision_config.patch_size
+        self.dims = Dims(self._embed_width(), (side, side), context)
+
+    def tokenize(self, texts: Sequence[str]) -> TokenBatch:
+        return fast_tokens(
+            self._tokenizer, texts, length=self.dims.context, pad_to_length=self._pad_to_context
+        )
+
+    def export(self, folder: Path) -> None:
+        """Write an ordinary transformers folder."""
+        for part in (self.model, self._tokenizer, self._processor):
+            part.save_pretrained(folder)
+
+    @abstractmethod
+    def _embed_width(self) -> int:
+        """D."""
+
+
+class HuggingFaceClip(HuggingFaceBackbone):
+    """``CLIPModel``."""
+
+    def image_states(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
+        vision = self.model.vision_model
+        x = vision.embeddings(self.transform.normalise(pixels), interpolate_pos_encoding=True)
+        x = vision.pre_layrnorm(x)
+        *layers, last = vision.encoder.layers
+        for layer in layers:
+            x = layer(x, None)
+        x = _value_layer(last, x) if dense == "value" else last(x, None)
+        return Features(
+            image_global=vision.post_layernorm(x[:, 0]),
+            image_patches=None if dense is None else vision.post_layernorm(x[:, 1:]),
+        )
+
+    def text_states(self, tokens: TokenBatch) -> Features:
+        output = self.model.text_model(tokens.ids, attention_mask=tokens.attention)
+        return Features(
+            text_global=output.pooler_output,
+            text_tokens=output.last_hidden_state,
+            text_mask=tokens.mask,
+        )
+
+    def project(self, states: Features) -> Features:
+        image, text = self.model.visual_projection, self.model.text_projection
+        return Features(
+            image_global=apply_to(image, states.image_global),
+            image_patches=apply_to(image, states.image_patches),
+            text_global=apply_to(text, states.text_global),
+            text_tokens=apply_to(text, states.text_tokens),
+            text_mask=states.text_mask,
+        )
+
+    def towers(self) -> list[nn.Module]:
+        return [self.model.vision_model, self.model.text_model]
+
+    def _embed_width(self) -> int:
+        return int(self.model.projection_dim)
+
+
+class HuggingFaceSiglip(HuggingFaceBackbone):
+    """``SiglipModel``: SigLIP, and SigLIP 2 of fixed resolution.
+
+    Its pooled image vector already lies in the joint space, so nothing projects pictures. The
+    ``value`` patches are the value path of the pooling head, the ``plain`` ones the last block's
+    output after the final LayerNorm. Texts are padded to the context and the padding is attended
+    to, as in training: the vector of a text is read at the last position.
+    """
+
+    _pad_to_context = True
+
+    def image_states(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
+        vision = self.model.vision_model
+        output = vision(self.transform.normalise(pixels), interpolate_pos_encoding=True)
+        patches = None if dense is None else output.last_hidden_state
+        if dense == "value":
+            patches = each_alone(vision.head, output.last_hidden_state)
+        return Features(image_global=output.pooler_output, image_patches=patches)
+
+    def text_states(self, tokens: TokenBatch) -> Features:
+        hidden = self.model.text_model(tokens.ids).last_hidden_state
+        return Features(text_global=hidden[:, -1], text_tokens=hidden, text_mask=tokens.mask)
+
+    def project(self, states: Features) -> Features:
+        head = self.model.text_model.head
+        return Features(
+            image_global=states.image_global,
+            image_patches=states.image_patches,
+            text_global=apply_to(head, states.text_global),
+            text_tokens=apply_to(head, states.text_tokens),
+            text_mask=states.text_mask,
+        )
+
+    def towers(self) -> list[nn.Module]:
+        text = self.model.text_model
+        return [self.model.vision_model, text.embeddings, text.encoder, text.final_layer_norm]
+
+    def _embed_width(self) -> int:
+        return int(self.model.config.vision_config.hidden_size)
+
+
+_CLASSES = {"clip": HuggingFaceClip, "siglip": HuggingFaceSiglip}
+
+
+def load_huggingface(source: str, *, context_length: int | None = None) -> HuggingFaceBackbone:
+    """Load CLIP, SigLIP or SigLIP 2 from a folder or a name on the Hugging Face hub.
+
+    Raises:
+        BackboneError: another kind of model (NaFlex included), weights that are missing or do not
+            fit, a pickle that holds more than tensors.
+    """
+    with reading(source):
+        kind = AutoConfig.from_pretrained(source).model_type
+    if kind == "siglip2":
+        raise BackboneError(
+            f"{source} is a SigLIP 2 NaFlex model, whose patch grid varies: choose a SigLIP 2 of "
+            "fixed resolution, such as google/siglip2-base-patch16-224"
+        )
+    if kind not in _CLASSES:
+        raise BackboneError(f"{source}: {unknown('model_type', kind, _CLASSES)}")
+    model, _ = load_model(source)
+    return _CLASSES[kind](
+        model,
+        load_tokenizer(source),
+        load_image_processor(source),
+        name=f"hf:{source}",
+        context_length=context_length,
+    )
+
+
+def load_model(source: str, optional: str | None = None) -> tuple[Any, list[str]]:
+    """``AutoModel`` in float32, and the names of its weights that the checkpoint lacks.
+
+    Args:
+        optional: first part of the names of weights that may be lacking (they are random then).
+
+    Raises:
+        BackboneError: other weights are lacking.
+    """
+    with reading(source):
+        model, report = AutoModel.from_pretrained(
+            source,
+            attn_implementation=attention_implementation(),
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    missing = sorted(report["missing_keys"])
+    needed = [key for key in missing if optional is None or not key.startswith(optional)]
+    if needed:
+        raise BackboneError(
+            f"{source} lacks {len(needed)} weights of its {type(model).__name__}, "
+            f"e.g. {', '.join(needed[:3])}"
+        )
+    return model.eval(), missing
+
+
+def attention_implementation() -> str:
+    """On CPU the backward pass of torch's fused attention takes twice as long in bfloat16."""
+    return "eager" if best_device().type == "cpu" else "sdpa"
+
+
+def apply_to(layer: nn.Module, x: Tensor | None) -> Tensor | None:
+    return None if x is None else layer(x)
+
+
+def _value_layer(layer: Any, x: Tensor) -> Tensor:
+    """The layer with attention for the CLS token only, and the value path for all patches."""
+    attention, normed = layer.self_attn, layer.layer_norm1(x)
+    mixed = value_attention(
+        attention.q_proj(normed[:, :1]),
+        attention.k_proj(normed),
+        attention.v_proj(normed),
+        attention.num_heads,
+    )
+    x = x + attention.out_proj(mixed)
+    out: Tensor = x + layer.mlp(layer.layer_norm2(x))
+    return out

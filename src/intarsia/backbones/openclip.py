@@ -1,0 +1,197 @@
+"""open_clip models: CLIP, CLIP with a text tower of its own, CoCa, SigLIP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from intarsia.backbones.base import Backbone, ImageTransform
+from intarsia.backbones.checkpoints import reading
+from intarsia.backbones.openclip_towers import apply_projection, text_tower, vision_tower
+from intarsia.backbones.tokens import clip_tokens, fast_tokens
+from intarsia.errors import BackboneError, unknown
+from intarsia.types import Dense, Dims, Features, TokenBatch
+
+LOCAL = "local-dir:"
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+class OpenClipBackbone(Backbone):
+    """A model of open_clip, its towers and its joint projections kept apart.
+
+    Args:
+        model: made with ``force_custom_text=True``, so that the text tower is one module.
+        tokenizer: ``SimpleTokenizer`` or ``HFTokenizer``.
+        arch: the architecture's name, or ``local-dir:FOLDER``.
+        context_length: cut texts to this many tokens; None = as the model was trained.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, arch: str, context_length: int | None = None
+    ) -> None:
+        super().__init__()
+        self.name = f"openclip:{arch}"
+        self.arch = arch
+        self._preprocess_cfg = dict(model.visual.preprocess_cfg)
+        self.transform = _transform(self._preprocess_cfg)
+        self._other_weights = {
+            k: v.detach().clone()
+            for k, v in model.state_dict().items()
+            if not k.startswith(("visual.", "text."))
+        }
+        self.vision = vision_tower(model.visual)
+        self.text = text_tower(model.text)
+        self._tokenizer = tokenizer
+        full = int(tokenizer.context_length)
+        if context_length is not None and not 3 <= context_length <= full:
+            raise BackboneError(
+                f"context_length {context_length} of {arch}: choose from 3 to {full}"
+            )
+        width = _config(arch)["embed_dim"]
+        self.dims = Dims(width, self.vision.grid, context_length or full)
+
+    def tokenize(self, texts: Sequence[str]) -> TokenBatch:
+        length, pad = self.dims.context, not self.text.causal
+        if isinstance(self._tokenizer, SimpleTokenizer):
+            return clip_tokens(self._tokenizer, texts, length=length, pad_to_length=pad)
+        tokens = fast_tokens(
+            self._tokenizer.tokenizer,
+            texts,
+            length=length,
+            pad_to_length=pad,
+            clean=self._tokenizer.clean_fn,
+        )
+        if not self._tokenizer.strip_sep_token:
+            return tokens
+        separator = tokens.ids == self._tokenizer.tokenizer.sep_token_id
+        return TokenBatch(
+            tokens.ids.masked_fill(separator, 0), tokens.attention, tokens.mask, tokens.offsets
+        )
+
+    def image_states(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
+        pooled, patches = self.vision.states(self.transform.normalise(pixels), dense)
+        return Features(image_global=pooled, image_patches=patches)
+
+    def text_states(self, tokens: TokenBatch) -> Features:
+        pooled, states = self.text.states(tokens.ids)
+        return Features(text_global=pooled, text_tokens=states, text_mask=tokens.mask)
+
+    def project(self, states: Features) -> Features:
+        image, text = self.vision.projection, self.text.projection
+        return Features(
+            image_global=apply_projection(image, states.image_global),
+            image_patches=apply_projection(image, states.image_patches),
+            text_global=apply_projection(text, states.text_global),
+            text_tokens=apply_projection(text, states.text_tokens),
+            text_mask=states.text_mask,
+        )
+
+    def towers(self) -> list[nn.Module]:
+        return [*self.vision.towers(), *self.text.towers()]
+
+    def export(self, folder: Path) -> None:
+        """Write an ordinary open_clip folder, which ``local-dir:FOLDER`` loads anywhere."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"model_cfg": _config(self.arch), "preprocess_cfg": self._preprocess_cfg}
+        (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2))
+        model = config["model_cfg"]
+        separate = model.get("custom_text") or "hf_model_name" in model["text_cfg"]
+        prefix = "text." if separate else ""
+        state = {f"visual.{k}": v for k, v in self.vision.released().items()}
+        state |= {f"{prefix}{k}": v for k, v in self.text.released().items()}
+        state |= self._other_weights
+        tensors = {k: v.detach().cpu().clone().contiguous() for k, v in state.items()}
+        save_file(tensors, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+        if isinstance(self._tokenizer, HFTokenizer):
+            self._tokenizer.save_pretrained(folder)
+
+
+def load_openclip(
+    arch: str,
+    pretrained: str | None = None,
+    *,
+    quick_gelu: bool | None = None,
+    context_length: int | None = None,
+) -> OpenClipBackbone:
+    """Load an open_clip model.
+
+    Args:
+        arch: a name of ``open_clip.list_models()``, or ``local-dir:FOLDER``.
+        pretrained: a tag of open_clip, or a checkpoint file (safetensors, or a ``.pt`` that
+            ``torch.load(weights_only=True)`` reads, such as NegCLIP's); None = random weights.
+        quick_gelu: whether a checkpoint file was trained with QuickGELU (all that start from
+            OpenAI's weights were); contradicting ``arch`` is an error. Tags know it themselves.
+        context_length: cut texts to this many tokens.
+
+    Raises:
+        BackboneError: unknown name, tag or file; a tower without patches; weights that do not
+            fit; a pickle that holds more than tensors; the wrong activation.
+    """
+    if not arch.startswith(LOCAL) and arch not in open_clip.list_models():
+        near = get_close_matches(arch, open_clip.list_models(), n=8, cutoff=0.3)
+        raise BackboneError(unknown("open_clip architecture", arch, near))
+    if pretrained is not None:
+        quick_gelu = _check_pretrained(arch, pretrained, quick_gelu)
+    _check_quick_gelu(arch, quick_gelu)
+    with reading(pretrained or arch):
+        tokenizer = open_clip.get_tokenizer(arch)
+        model = open_clip.create_model(
+            arch, pretrained=pretrained, force_custom_text=True, pretrained_text=False
+        )
+    return OpenClipBackbone(
+        model.float().eval(), tokenizer, arch=arch, context_length=context_length
+    )
+
+
+def _config(arch: str) -> dict[str, Any]:
+    config: dict[str, Any] = open_clip.get_model_config(arch)
+    return config
+
+
+def _check_pretrained(arch: str, pretrained: str, quick_gelu: bool | None) -> bool | None:
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    if pretrained in tags:
+        return bool(open_clip.get_pretrained_cfg(arch, pretrained).get("quick_gelu", False))
+    if not Path(pretrained).is_file():
+        valid = unknown(f"pretrained tag of {arch}", pretrained, [*tags, "a checkpoint file"])
+        raise BackboneError(f"{valid} (there is no such file either)")
+    return quick_gelu
+
+
+def _check_quick_gelu(arch: str, wanted: bool | None) -> None:
+    has = bool(_config(arch).get("quick_gelu", False))
+    if wanted in (None, has):
+        return
+    other = f"{arch}-quickgelu" if wanted else arch.removesuffix("-quickgelu")
+    activation = "QuickGELU" if wanted else "GELU"
+    hint = f"use {other}" if other in open_clip.list_models() else "set quick_gelu in its config"
+    raise BackboneError(
+        f"these weights were trained with {activation}, which {arch} does not use: {hint}"
+    )
+
+
+def _transform(config: dict[str, Any]) -> ImageTransform:
+    modes = {"shortest": "crop", "squash": "squash"}
+    mode, size = config["resize_mode"], config["size"]
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    if mode not in modes:
+        raise BackboneError(unknown("resize_mode of an open_clip model", mode, modes))
+    if height != width:
+        raise BackboneError(f"pictures of {height} x {width}: only square inputs are supported")
+    return ImageTransform(
+        size=height,
+        resize=height,
+        mode="crop" if mode == "shortest" else "squash",
+        resample=_RESAMPLING[config["interpolation"]],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )

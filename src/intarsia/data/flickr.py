@@ -1,0 +1,80 @@
+"""Flickr8k (Kaggle layout) and Flickr30k (Karpathy's splits)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from intarsia.data.files import entries, existing_folder, format_of, read_csv, read_json, read_text
+from intarsia.data.problems import Problems, screened
+from intarsia.errors import ConfigError, unknown
+from intarsia.types import Record
+
+FLICKR8K_LISTS = {
+    "train": "Flickr_8k.trainImages.txt",
+    "dev": "Flickr_8k.devImages.txt",
+    "val": "Flickr_8k.devImages.txt",
+    "test": "Flickr_8k.testImages.txt",
+}
+FLICKR30K_SPLITS = ("train", "val", "test")
+
+
+def flickr8k(root: Path, split: str, problems: Problems) -> Iterator[Record]:
+    """Flickr8k: ``Images/``, ``captions.txt`` and the official lists ``Flickr_8k.*Images.txt``.
+
+    The id is the file's stem; a record's captions keep the order of the file.
+
+    Args:
+        split: train, dev (also called val) or test.
+
+    Raises:
+        ConfigError: The split is unknown.
+        DataError: A file is missing or of another format, or too many records are bad.
+    """
+    if split not in FLICKR8K_LISTS:
+        raise ConfigError(unknown("split of flickr8k", split, FLICKR8K_LISTS))
+    folder = existing_folder(root, ("Images",))
+    names = _listed(root / FLICKR8K_LISTS[split])
+    lists = (root / name for name in sorted(set(FLICKR8K_LISTS.values())))
+    known = {name for path in lists if path.is_file() for name in _listed(path)}
+    captions: dict[str, list[str]] = defaultdict(list)
+    for where, row in read_csv(root / "captions.txt", ("image", "caption"), problems):
+        captions[row["image"]].append(row["caption"])
+        if row["image"] not in known and not (folder / row["image"]).is_file():
+            problems.add(where, "image", f"caption of the unknown image {row['image']!r}")
+    candidates = (Record(Path(n).stem, folder / n, tuple(captions[n])) for n in names)
+    yield from screened(candidates, problems)
+
+
+def flickr30k(root: Path, split: str, problems: Problems) -> Iterator[Record]:
+    """Flickr30k: ``dataset_flickr30k.json`` with ``flickr30k-images/`` or ``images/``.
+
+    The id is the file's stem.
+
+    Args:
+        split: train, val or test.
+
+    Raises:
+        ConfigError, DataError: As for :func:`flickr8k`.
+    """
+    if split not in FLICKR30K_SPLITS:
+        raise ConfigError(unknown("split of flickr30k", split, FLICKR30K_SPLITS))
+    path = root / "dataset_flickr30k.json"
+    images = entries(read_json(path), "images", path)
+    folder = existing_folder(root, ("flickr30k-images", "images"))
+    yield from screened(_karpathy(images, split, folder, path), problems)
+
+
+def _listed(path: Path) -> list[str]:
+    return read_text(path).split()
+
+
+def _karpathy(images: list[Any], split: str, folder: Path, path: Path) -> Iterator[Record]:
+    with format_of(path):
+        for image in images:
+            if image["split"] == split:
+                captions = tuple(sentence["raw"] or "" for sentence in image["sentences"])
+                name = image["filename"]
+                yield Record(Path(name).stem, folder / name, captions)

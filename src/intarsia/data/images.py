@@ -1,0 +1,59 @@
+"""Any picture -> 8-bit RGB as a viewer shows it."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from intarsia.errors import DataError
+from intarsia.types import ImageSource
+
+MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """Decode a picture; boxes refer to the result.
+
+    EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits.
+
+    Args:
+        source: A file, its encoded bytes, or an (H,W,3) uint8 array.
+
+    Raises:
+        DataError: Missing, truncated, not a picture, of an unknown range of values, or larger
+            than ``MAX_PIXELS``.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    name = str(source) if isinstance(source, Path) else f"picture of {len(source)} bytes"
+    try:
+        with Image.open(source if isinstance(source, Path) else BytesIO(source)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{image.width} x {image.height} is over {MAX_PIXELS} pixels")
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such file") from error
+    except Exception as error:  # on broken files Pillow's decoders raise errors of many kinds
+        raise DataError(f"{name}: cannot be decoded: {error}") from error
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise DataError(f"picture array is {array.dtype} {array.shape}, must be uint8 (H, W, 3)")
+    return Image.fromarray(array)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).clip(0, 65535) / 257
+        image = Image.fromarray(grey.round().astype(np.uint8))
+    if image.mode == "F":
+        raise DataError("floating point pixels have no fixed range: save as 8 or 16 bits")
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image.convert("RGBA"))
+        image = canvas
+    return image.convert("RGB")

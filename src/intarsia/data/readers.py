@@ -1,0 +1,92 @@
+"""Every data set by its name."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from intarsia.data.coco import coco
+from intarsia.data.files import table_file
+from intarsia.data.flickr import flickr8k, flickr30k
+from intarsia.data.problems import Problems
+from intarsia.data.table import read_table
+from intarsia.data.tar import webdataset
+from intarsia.errors import ConfigError, unknown
+from intarsia.runtime import data_root
+from intarsia.types import Record
+
+Reader = Callable[[Path, str, Problems], Iterator[Record]]
+
+logger = logging.getLogger(__name__)
+
+
+def read(
+    name: str, root: Path | None = None, split: str = "train", problems: Problems | None = None
+) -> Iterator[Record]:
+    """The records of a data set; what is wrong with it is told in one warning at the end.
+
+    Args:
+        name: One of ``READERS``.
+        root: The folder of a known data set (default: its name in :func:`data_root`), the path of
+            a ``file``, ``webdataset`` or ``table``; ``{split}`` in it stands for the split.
+        split: As the reader calls it; a single file has none, save by ``{split}`` in its name. A
+            slice takes a part: ``train[:5500]``, ``train[-500:]``.
+        problems: Collects the bad records and says how many are too many.
+
+    Raises:
+        ConfigError: The name or split is unknown, or a path is missing.
+        DataError: The data are not there or of another format, or too many records are bad.
+    """
+    split, start, stop = _parsed(split)
+    if name not in READERS:
+        raise ConfigError(unknown("data set", name, READERS))
+    if root is None and name in OWN_FILES:
+        raise ConfigError(f"the data set {name!r} needs the path of its files as root")
+    place = Path(str(root or data_root() / name).replace("{split}", split))
+    problems = Problems() if problems is None else problems
+    records = _reported(READERS[name](place, split, problems), problems)
+    return records if start is stop is None else iter(list(records)[start:stop])
+
+
+def _parsed(split: str) -> tuple[str, int | None, int | None]:
+    """
+    >>> _parsed("train[:-500]"), _parsed("dev")
+    (('train', None, -500), ('dev', None, None))
+    """
+    match = re.fullmatch(r"([^\[\]]*)(?:\[(-?\d*):(-?\d*)\])?", split)
+    if match is None:
+        raise ConfigError(f"split {split!r} is neither a name nor a slice like 'train[:5500]'")
+    name, start, stop = match.groups()
+    return name, int(start) if start else None, int(stop) if stop else None
+
+
+def _reported(records: Iterator[Record], problems: Problems) -> Iterator[Record]:
+    yield from records
+    if problems:
+        logger.warning(problems.summary())
+
+
+def _counted(records: Iterator[Record], problems: Problems) -> Iterator[Record]:
+    for record in records:
+        problems.seen()
+        yield record
+
+
+def _scenes(_: Path, split: str, problems: Problems) -> Iterator[Record]:
+    from intarsia.data.scenes import scenes
+
+    return _counted(scenes(split), problems)
+
+
+READERS: dict[str, Reader] = {
+    "flickr8k": flickr8k,
+    "flickr30k": flickr30k,
+    "coco": coco,
+    "file": lambda root, _, problems: table_file(root, problems),
+    "webdataset": lambda root, _, problems: webdataset(root, problems),
+    "table": lambda root, _, problems: _counted(read_table(root), problems),
+    "scenes": _scenes,
+}
+OWN_FILES = ("file", "webdataset", "table")

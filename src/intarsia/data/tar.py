@@ -1,0 +1,121 @@
+"""WebDataset tar shards."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Self
+
+from intarsia.data.problems import Problems, screened
+from intarsia.errors import DataError
+from intarsia.types import Record
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+KEY_AND_EXTENSION = re.compile(r"(?:\./)?((?:.*/)?[^./]+)\.([^/]+)")
+BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+Member = tuple[str, str, bytes]  # key, extension, content
+
+
+def webdataset(pattern: str | Path, problems: Problems) -> Iterator[Record]:
+    """Records of tar shards, read in order without unpacking.
+
+    A sample is the run of members with the same name up to its first dot: a picture (jpg, jpeg,
+    png or webp) with ``txt`` and / or ``json`` (``caption`` or ``captions``); other members are
+    ignored. The id is ``<shard stem>/<key>``; the pictures stay encoded.
+
+    Args:
+        pattern: A path with ``{000..012}`` ranges or ``*``, ``?``, ``[...]``.
+
+    Raises:
+        DataError: A shard is missing or is not a tar file, or too many samples are bad.
+    """
+    shards = _expand(str(pattern))
+    yield from screened(
+        (record for shard in shards for record in _records(shard, problems)), problems
+    )
+
+
+class _Header(tarfile.TarInfo):
+    """Raises on a broken or missing header, which tarfile takes for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf == bytes(tarfile.BLOCKSIZE):  # the end-of-archive mark
+                raise
+            raise tarfile.ReadError(f"{error} before the end-of-archive mark") from error
+
+
+def _expand(pattern: str) -> list[Path]:
+    """
+    >>> [str(path) for path in _expand("a-{08..10}.tar")]
+    ['a-08.tar', 'a-09.tar', 'a-10.tar']
+    """
+    if braces := BRACES.search(pattern):
+        first, last = braces.groups()
+        numbers = (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
+        head, tail = pattern[: braces.start()], pattern[braces.end() :]
+        return [path for number in numbers for path in _expand(head + number + tail)]
+    if not glob.has_magic(pattern):
+        return [Path(pattern)]
+    if found := sorted(glob.glob(pattern)):
+        return [Path(name) for name in found]
+    raise DataError(f"{pattern}: matches no file")
+
+
+def _records(shard: Path, problems: Problems) -> Iterator[Record]:
+    for key, members in groupby(_members(shard, problems), key=lambda member: member[0]):
+        where = f"{shard}/{key}"
+        sample = {extension: content for _, extension, content in members}
+        images = [sample[extension] for extension in IMAGE_EXTENSIONS if extension in sample]
+        if images:
+            yield Record(f"{shard.stem}/{key}", images[0], _captions(sample, where, problems))
+        else:
+            problems.seen()
+            found = ", ".join(sample)
+            problems.add(where, "image", f"none of {', '.join(IMAGE_EXTENSIONS)} among {found}")
+
+
+def _members(shard: Path, problems: Problems) -> Iterator[Member]:
+    """The files of a shard; one cut short is a problem, for its samples so far are good."""
+    opened = False
+    try:
+        with tarfile.open(shard, "r|*", tarinfo=_Header) as archive:
+            opened = True
+            for member in archive:
+                match = KEY_AND_EXTENSION.fullmatch(member.name)
+                content = archive.extractfile(member) if match else None
+                if match and content:
+                    yield match[1], match[2].lower(), content.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        if not opened:
+            raise DataError(f"{shard}: not a readable tar file: {error}") from error
+        problems.add(shard, "shard", f"cut short, the rest of it is lost: {error}")
+
+
+def _captions(sample: dict[str, bytes], where: str, problems: Problems) -> tuple[str, ...]:
+    captions: list[Any] = []
+    try:
+        if "txt" in sample:
+            captions.append(sample["txt"].decode())
+        if "json" in sample:
+            captions += _of_json(json.loads(sample["json"]))
+    except ValueError as error:
+        problems.add(where, "caption", f"not readable: {error}")
+    texts = (caption for caption in captions if isinstance(caption, str))
+    return tuple(dict.fromkeys(texts))
+
+
+def _of_json(content: Any) -> list[Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"json must be an object, is {type(content).__name__}")
+    captions = content.get("captions") or content.get("caption")
+    return captions if isinstance(captions, list) else [captions]

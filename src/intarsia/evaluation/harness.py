@@ -1,0 +1,143 @@
+"""Protocols on records: encode with any model, hand the vectors to the pure metric functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from intarsia.data.images import load_image
+from intarsia.data.problems import EARLY, Problems
+from intarsia.errors import DataError
+from intarsia.evaluation.metrics import Metric, Outcomes, summarise
+from intarsia.evaluation.negatives import hard_negative_outcomes
+from intarsia.evaluation.pointing import pointing_chance, pointing_hits, pointing_outcomes
+from intarsia.evaluation.retrieval import rank, retrieval_metrics, retrieval_outcomes
+from intarsia.model import Model
+from intarsia.ops.similarity import paired_scores
+from intarsia.runtime import progress
+from intarsia.types import Embeddings, Record
+
+IMAGES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a protocol gives: the metrics, and the outcome of each query for paired comparisons."""
+
+    metrics: Mapping[str, Metric]
+    per_query: Mapping[str, Outcomes]
+
+
+Protocol = Callable[[Model, Sequence[Record], Problems], Evaluation]
+
+
+def evaluate_retrieval(
+    model: Model, records: Sequence[Record], problems: Problems, *, captions: int | None = 5
+) -> Evaluation:
+    """Recall@1/5/10 both ways; the first ``captions`` of each picture (None = all)."""
+    good, image = _encoded_pictures(model, records, problems, lambda r: bool(r.captions))
+    texts = [caption for record in good for caption in record.captions[:captions]]
+    owner = [i for i, record in enumerate(good) for _ in record.captions[:captions]]
+    ranks = rank(image, model.encode_texts(texts), model.method.terms, torch.tensor(owner))
+    return Evaluation(retrieval_metrics(ranks), retrieval_outcomes(ranks))
+
+
+def evaluate_negatives(model: Model, records: Sequence[Record], problems: Problems) -> Evaluation:
+    """Share of hard negatives that score strictly below their true caption, by kind."""
+    good, image = _encoded_pictures(model, records, problems, lambda r: bool(r.negatives))
+    cases = [(i, negative) for i, record in enumerate(good) for negative in record.negatives]
+    owner = torch.tensor([i for i, _ in cases])
+    true = [good[i].captions[negative.caption] for i, negative in cases]
+    scores = [
+        _score(model, image.rows(owner), model.encode_texts(texts))
+        for texts in (true, [negative.text for _, negative in cases])
+    ]
+    kinds = [negative.kind for _, negative in cases]
+    outcomes = hard_negative_outcomes(scores[0], scores[1], kinds, owner.numpy())
+    return Evaluation(summarise(outcomes), outcomes)
+
+
+def evaluate_pointing(model: Model, records: Sequence[Record], problems: Problems) -> Evaluation:
+    """Pointing game of every distinct phrase of a picture on the patch grid."""
+    hits, chance, owner = [], [], []
+    h, w = model.backbone.dims.grid
+    kept = [record for record in records if record.phrases]
+    for index, (record, image) in enumerate(_pictures(kept, problems)):
+        boxes = _phrase_boxes(record)
+        if not boxes:
+            continue
+        maps = model.patch_maps(image, list(boxes))
+        hits.append(pointing_hits(maps, list(boxes.values()), image.size))
+        chance.append(pointing_chance(list(boxes.values()), (h, w), image.size))
+        owner += [index] * len(boxes)
+    if not hits:
+        raise DataError("no record has phrases with boxes to point at")
+    outcomes = pointing_outcomes(np.concatenate(hits), np.concatenate(chance), np.array(owner))
+    return Evaluation(summarise(outcomes), outcomes)
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "retrieval": evaluate_retrieval,
+    "negatives": evaluate_negatives,
+    "pointing": evaluate_pointing,
+}
+
+
+def _phrase_boxes(record: Record) -> dict[str, list[tuple[float, float, float, float]]]:
+    """Boxes of each distinct phrase; one that could mean several sets of regions is left out."""
+    found: dict[str, set[tuple[int, ...]]] = {}
+    for phrase in record.phrases:
+        if phrase.regions:
+            found.setdefault(record.phrase_text(phrase), set()).add(phrase.regions)
+    return {
+        text: [record.regions[i].box for i in next(iter(regions))]
+        for text, regions in found.items()
+        if len(regions) == 1
+    }
+
+
+def _score(model: Model, image: Embeddings, text: Embeddings) -> Tensor:
+    """One number a pair: the mean of both directions."""
+    i2t, t2i = paired_scores(image, text, model.method.terms)
+    return (i2t + t2i) / 2
+
+
+def _encoded_pictures(
+    model: Model, records: Sequence[Record], problems: Problems, keep: Callable[[Record], bool]
+) -> tuple[list[Record], Embeddings]:
+    """The readable records and their pictures' embeddings, row by row."""
+    good: list[Record] = []
+
+    def images() -> Iterator[Image.Image]:
+        for record, image in _pictures([r for r in records if keep(r)], problems):
+            good.append(record)
+            yield image
+
+    first = next(stream := images(), None)
+    if first is None:
+        raise DataError(f"none of {len(records)} records has what this protocol needs")
+    embeddings = model.encode_images(_chain(first, stream), batch_size=IMAGES_AT_ONCE)
+    return good, embeddings
+
+
+def _chain(first: Image.Image, rest: Iterator[Image.Image]) -> Iterator[Image.Image]:
+    yield first
+    yield from rest
+
+
+def _pictures(
+    records: Sequence[Record], problems: Problems
+) -> Iterator[tuple[Record, Image.Image]]:
+    for record in progress(records, "pictures"):
+        problems.seen()
+        try:
+            yield record, load_image(record.image)
+        except DataError as error:
+            problems.add(record.id, "image", str(error))
+            problems.check(at_least=EARLY)
+    problems.check()

@@ -1,0 +1,131 @@
+"""Result files: what was measured, on what, by what, so that a table can be trusted later."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from intarsia.errors import DataError
+from intarsia.evaluation.metrics import Metric, Outcomes
+
+PACKAGE = Path(__file__).parents[1]
+PACKAGES = ("intarsia", "torch", "transformers", "open_clip_torch", "numpy")
+KEYS = (
+    *("protocol", "split", "n", "metrics", "per_query", "model", "data", "seed", "config"),
+    *("versions", "revision"),
+)
+
+
+def write_result(
+    path: Path,
+    *,
+    protocol: str,
+    split: str,
+    metrics: Mapping[str, Metric],
+    per_query: Mapping[str, Outcomes],
+    model: str,
+    data: str,
+    seed: int | None,
+    config: Mapping[str, Any],
+) -> None:
+    """Write the result as JSON, whole or not at all.
+
+    ``n`` is the greatest n of the metrics. ``versions`` and ``revision`` are added: the git
+    commit of the source tree, marked ``+dirty`` when the package differs from it, null when the
+    package does not run from a checkout.
+    """
+    result = {
+        "protocol": protocol,
+        "split": split,
+        "n": max(metric.n for metric in metrics.values()),
+        "metrics": {name: asdict(metric) for name, metric in metrics.items()},
+        "per_query": {name: _plain(outcomes) for name, outcomes in per_query.items()},
+        "model": model,
+        "data": data,
+        "seed": seed,
+        "config": config,
+        "versions": {name: version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+        "revision": revision(PACKAGE),
+    }
+    _write_atomically(Path(path), json.dumps(result, default=str, allow_nan=False) + "\n")
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_result` wrote.
+
+    Raises:
+        DataError: There is no such file, it is not JSON, or it lacks keys of a result.
+    """
+    try:
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read the result file {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not a result file: no JSON ({error})") from error
+    missing = [key for key in KEYS if not isinstance(result, dict) or key not in result]
+    if missing:
+        raise DataError(f"{path} is not a result file: it lacks {', '.join(missing)}")
+    return dict(result)
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """A row a result: each metric as value ± half its interval, ``-`` where it has none."""
+    names = list(dict.fromkeys(name for result in results for name in result["metrics"]))
+    columns = ("model", "seed", "protocol", "data", "split", "n")
+    view = Table()
+    for column in columns:
+        view.add_column(column)
+    for name in names:
+        view.add_column(name, justify="right")
+    for result in results:
+        cells = [_cell(result["metrics"].get(name)) for name in names]
+        view.add_row(*(str(result[column]) for column in columns), *cells)
+    return view
+
+
+def revision(folder: Path) -> str | None:
+    """The git commit that ``folder`` is checked out from, or None.
+
+    A folder that git does not track (a package installed below someone's repository) has none.
+    """
+    try:
+        if not _git(folder, "ls-files", "."):
+            return None
+        dirty = "+dirty" if _git(folder, "status", "--porcelain", ".") else ""
+        return _git(folder, "rev-parse", "HEAD") + dirty
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _plain(outcomes: Outcomes) -> dict[str, list[Any]]:
+    arrays = {item.name: getattr(outcomes, item.name) for item in fields(outcomes)}
+    return {name: array.tolist() for name, array in arrays.items() if array is not None}
+
+
+def _cell(metric: Mapping[str, Any] | None) -> str:
+    if metric is None:
+        return "-"
+    low, high = metric["ci95"]
+    return f"{metric['value']:.1f} ± {(high - low) / 2:.1f}"
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)

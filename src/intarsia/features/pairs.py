@@ -1,0 +1,112 @@
+"""Picture-caption pairs as batches, read from records while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from intarsia.backbones.base import Backbone, ImageTransform
+from intarsia.data.images import load_image
+from intarsia.data.problems import EARLY, Problems
+from intarsia.errors import DataError
+from intarsia.runtime import progress
+from intarsia.types import Batch, Record, TokenBatch
+
+IN_MEMORY_BYTES = 4 * 2**30
+
+
+class Pairs(Protocol):
+    """Every (picture, caption) of a data set, addressed by pair index, read a batch at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, pairs: Sequence[int]) -> Batch: ...
+
+    def record_id(self, pair: int) -> str:
+        """The id of the record that a pair comes from."""
+        ...
+
+
+class LivePairs(Dataset[Batch]):
+    """Pairs for a backbone that runs (and perhaps trains) at every step.
+
+    Captions are tokenised once. Pictures are decoded once and kept as uint8 pixels where they fit
+    into ``IN_MEMORY_BYTES``, else at every visit, in the data loader's workers. A picture that
+    cannot be read is reported; its pairs are left out when pictures are kept, and replaced by the
+    next readable pair otherwise.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], backbone: Backbone, problems: Problems | None = None
+    ) -> None:
+        problems = problems or Problems()
+        self.transform: ImageTransform = backbone.transform
+        self.ids = [record.id for record in records]
+        counts = torch.tensor([len(record.captions) for record in records])
+        self.pictures = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        captions = [caption for record in records for caption in record.captions]
+        if not captions:
+            raise DataError("the data set has no caption to train on")
+        self.tokens: TokenBatch = backbone.tokenize(captions)
+        self.order = torch.arange(len(captions))
+        self.records: Sequence[Record] | None = records
+        self.pixels: Tensor | None = None
+        if len(self.ids) * 3 * self.transform.size**2 <= IN_MEMORY_BYTES:
+            self._keep_pixels(records, problems)
+
+    def _keep_pixels(self, records: Sequence[Record], problems: Problems) -> None:
+        size = self.transform.size
+        self.pixels = torch.empty(len(records), 3, size, size, dtype=torch.uint8)
+        readable = torch.ones(len(records), dtype=torch.bool)
+        for index, record in enumerate(progress(records, "reading pictures")):
+            problems.seen()
+            try:
+                self.pixels[index] = self.transform(load_image(record.image))
+            except DataError as error:
+                readable[index] = False
+                problems.add(record.id, "image", str(error))
+                problems.check(at_least=EARLY)
+        problems.check()
+        self.order = readable[self.pictures].nonzero()[:, 0]
+        self.records = None
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def record_id(self, pair: int) -> str:
+        return self.ids[int(self.pictures[self.order[pair]])]
+
+    def __getitem__(self, pairs: Sequence[int]) -> Batch:
+        index = torch.as_tensor(pairs)
+        if self.pixels is None:
+            index, pixels, problems = self._decode(index)
+            return self._batch(index, pixels, problems)
+        return self._batch(index, self.pixels[self.pictures[self.order[index]]], ())
+
+    def _batch(self, pairs: Tensor, pixels: Tensor, problems: tuple[tuple[str, str], ...]) -> Batch:
+        rows = self.order[pairs]
+        return Batch(pairs, self.pictures[rows], pixels, self.tokens.rows(rows), problems=problems)
+
+    def _decode(self, pairs: Tensor) -> tuple[Tensor, Tensor, tuple[tuple[str, str], ...]]:
+        assert self.records is not None
+        found: list[int] = []
+        pixels: list[Tensor] = []
+        problems: list[tuple[str, str]] = []
+        for pair in pairs.tolist():
+            for candidate in range(pair, pair + len(self)):
+                candidate %= len(self)
+                record = self.records[int(self.pictures[self.order[candidate]])]
+                try:
+                    pixels.append(self.transform(load_image(record.image)))
+                except DataError as error:
+                    problems.append((record.id, str(error)))
+                    continue
+                found.append(candidate)
+                break
+            else:
+                raise DataError(f"none of {len(self)} pairs has a readable picture")
+        return torch.tensor(found), torch.stack(pixels), tuple(problems)

@@ -1,0 +1,224 @@
+"""Outputs of frozen towers, computed once and kept on disk.
+
+A store is a folder: ``meta.json`` and one ``.npy`` file a field, opened as memory maps. Token
+states are packed (real tokens only) with offsets. Files appear by rename, so a store that was
+interrupted lacks fields and is completed the next time; it never holds half a field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from intarsia.backbones.base import Backbone
+from intarsia.data.images import load_image
+from intarsia.data.problems import EARLY, Problems
+from intarsia.errors import DataError
+from intarsia.runtime import progress
+from intarsia.types import Batch, Dense, Features, Record
+
+IMAGE_FIELDS = ("image_global", "image_patches")
+TEXT_FIELDS = ("text_global", "text_tokens")
+IMAGES_AT_ONCE, TEXTS_AT_ONCE = 32, 256
+
+
+class FeatureStore:
+    """Tower states of a data set under one backbone, half precision.
+
+    Raises:
+        DataError: the folder holds states of other records or of another backbone.
+    """
+
+    def __init__(self, folder: Path, records: Sequence[Record], backbone: Backbone) -> None:
+        self.folder, self.records, self.backbone = folder, records, backbone
+        meta = {"records": content_key(records), "backbone": backbone.fingerprint()}
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "meta.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            for key, value in meta.items():
+                if found.get(key) != value:
+                    raise DataError(
+                        f"{folder} holds features of {key} {found.get(key)}, not {value}: "
+                        "name another folder or delete it"
+                    )
+        else:
+            _write_text(path, json.dumps(meta))
+
+    def ensure(
+        self, *, patches: Dense | None, tokens: bool, problems: Problems | None = None
+    ) -> None:
+        """Compute what is missing of the fields asked for."""
+        image = IMAGE_FIELDS if patches else IMAGE_FIELDS[:1]
+        text = TEXT_FIELDS if tokens else TEXT_FIELDS[:1]
+        if not all(self._file(name).exists() for name in (*image, "readable")):
+            self._run_images(patches, problems or Problems())
+        if not all(self._file(name).exists() for name in text):
+            self._run_texts(tokens)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    @torch.inference_mode()
+    def _run_images(self, dense: Dense | None, problems: Problems) -> None:
+        readable = np.ones(len(self.records), dtype=bool)
+        with _growing(self.folder) as write:
+            starts = range(0, len(self.records), IMAGES_AT_ONCE)
+            for start in progress(starts, "image features, by 32"):
+                part = self.records[start : start + IMAGES_AT_ONCE]
+                pixels = self._pixels(part, start, readable, problems)
+                states = self.backbone.image_states(pixels, dense=dense)
+                write("image_global", states.require("image_global"))
+                if dense:
+                    write("image_patches", states.require("image_patches"))
+            problems.check()
+            write("readable", torch.from_numpy(readable))
+
+    def _pixels(
+        self, records: Sequence[Record], start: int, readable: np.ndarray, problems: Problems
+    ) -> Tensor:
+        size = self.backbone.transform.size
+        pixels = torch.zeros(len(records), 3, size, size, dtype=torch.uint8)
+        for index, record in enumerate(records):
+            problems.seen()
+            try:
+                pixels[index] = self.backbone.preprocess(load_image(record.image))
+            except DataError as error:
+                readable[start + index] = False
+                problems.add(record.id, "image", str(error))
+                problems.check(at_least=EARLY)
+        return pixels
+
+    @torch.inference_mode()
+    def _run_texts(self, with_tokens: bool) -> None:
+        captions = [caption for record in self.records for caption in record.captions]
+        with _growing(self.folder) as write:
+            starts = range(0, len(captions), TEXTS_AT_ONCE)
+            for start in progress(starts, "text features, by 256"):
+                tokens = self.backbone.tokenize(captions[start : start + TEXTS_AT_ONCE])
+                states = self.backbone.text_states(tokens)
+                write("text_global", states.require("text_global"))
+                if with_tokens:
+                    write("text_tokens", states.require("text_tokens")[tokens.mask])
+                    write("text_lengths", tokens.mask.sum(1))
+
+    def load(self, name: str) -> np.ndarray:
+        """One field as a read-only memory map."""
+        array: np.ndarray = np.load(self._file(name), mmap_mode="r")
+        return array
+
+
+class CachedPairs(Dataset[Batch]):
+    """Pairs whose tower states come from a :class:`FeatureStore`."""
+
+    def __init__(self, store: FeatureStore, *, patches: bool, tokens: bool) -> None:
+        counts = torch.tensor([len(record.captions) for record in store.records])
+        self.ids = [record.id for record in store.records]
+        self.pictures = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        readable = torch.from_numpy(np.array(store.load("readable")))
+        self.order = readable[self.pictures].nonzero()[:, 0]
+        if not len(self.order):
+            raise DataError("the data set has no readable picture with a caption")
+        self.image_global = store.load("image_global")
+        self.image_patches = store.load("image_patches") if patches else None
+        self.text_global = store.load("text_global")
+        self.text_tokens = store.load("text_tokens") if tokens else None
+        lengths = store.load("text_lengths") if tokens else np.zeros(0, dtype=np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(lengths)])
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def record_id(self, pair: int) -> str:
+        return self.ids[int(self.pictures[self.order[pair]])]
+
+    def __getitem__(self, pairs: Sequence[int]) -> Batch:
+        index = torch.as_tensor(pairs)
+        rows = self.order[index]
+        pictures = self.pictures[rows]
+        tokens, mask = self._tokens(rows.numpy())
+        states = Features(
+            image_global=_rows(self.image_global, pictures),
+            image_patches=None
+            if self.image_patches is None
+            else _rows(self.image_patches, pictures),
+            text_global=_rows(self.text_global, rows),
+            text_tokens=tokens,
+            text_mask=mask,
+        )
+        return Batch(index, pictures, states=states)
+
+    def _tokens(self, rows: np.ndarray) -> tuple[Tensor | None, Tensor | None]:
+        if self.text_tokens is None:
+            return None, None
+        lengths = self.starts[rows + 1] - self.starts[rows]
+        width = max(1, int(lengths.max()))
+        padded = np.zeros((len(rows), width, self.text_tokens.shape[1]), np.float32)
+        for target, start, length in zip(padded, self.starts[rows], lengths, strict=True):
+            target[:length] = self.text_tokens[start : start + length]
+        mask = np.arange(width) < lengths[:, None]
+        return torch.from_numpy(padded), torch.from_numpy(mask)
+
+
+def content_key(records: Iterable[Record]) -> str:
+    """A hash of the records' ids, captions and pictures (files by path, size and time)."""
+    digest = hashlib.blake2b(digest_size=8)
+    for record in records:
+        if isinstance(record.image, Path):
+            stat = record.image.stat()
+            image = f"{record.image.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()
+        else:
+            image = bytes(record.image)
+        for part in (record.id.encode(), image, *(c.encode() for c in record.captions)):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _rows(array: np.ndarray, index: Tensor) -> Tensor:
+    return torch.from_numpy(array[index.numpy()]).float()
+
+
+@contextmanager
+def _growing(folder: Path) -> Iterator[Any]:
+    """Arrays that grow by ``write(name, rows)`` and appear whole when the block ends well."""
+    files: dict[str, Any] = {}
+    shapes: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+    counts: dict[str, int] = {}
+
+    def write(name: str, rows: Tensor) -> None:
+        array = rows.cpu()
+        array = array.half() if array.is_floating_point() else array
+        data = array.numpy()
+        if name not in files:
+            files[name] = (folder / f"{name}.part").open("wb")
+            shapes[name], counts[name] = (data.dtype, data.shape[1:]), 0
+        counts[name] += len(data)
+        files[name].write(np.ascontiguousarray(data).tobytes())
+
+    try:
+        yield write
+    finally:
+        for file in files.values():
+            file.close()
+    for name, (dtype, shape) in shapes.items():
+        raw = np.memmap(folder / f"{name}.part", dtype, "r", shape=(counts[name], *shape))
+        temporary = folder / f"{name}.tmp.npy"
+        np.save(temporary, raw)
+        temporary.replace(folder / f"{name}.npy")
+        (folder / f"{name}.part").unlink()
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -1,0 +1,244 @@
+"""A backbone and a method, together: what is trained, saved, loaded and asked."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+import yaml
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from intarsia.backbones.base import Backbone
+from intarsia.backbones.loading import load_backbone
+from intarsia.data.images import load_image
+from intarsia.errors import ConfigError
+from intarsia.methods import Method
+from intarsia.ops.similarity import pairwise_scores
+from intarsia.runtime import seed_everything
+from intarsia.types import Batch, Dense, Embeddings, Features, ImageSource
+
+Freeze = Literal["none", "towers", "backbone"]
+Gather = Callable[[Embeddings], Embeddings]
+T = TypeVar("T")
+WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How to build a model: arguments of ``load_backbone``, a method's class and its arguments.
+
+    Args:
+        backbone: keyword arguments of :func:`intarsia.backbones.loading.load_backbone`.
+        method: ``{"class_path": ..., "init_args": {...}}``.
+        freeze: ``towers`` trains the projections and the method, ``backbone`` the method only.
+        dense: how the patches of a ViT are taken (METHODS.md section 0).
+    """
+
+    backbone: dict[str, Any]
+    method: dict[str, Any] = field(default_factory=lambda: {"class_path": "intarsia.methods.Clip"})
+    freeze: Freeze = "none"
+    dense: Dense = "value"
+
+    def build(self, seed: int = 0) -> Model:
+        """A fresh model. One seed gives one start, whatever the method."""
+        seed_everything(seed)
+        backbone = load_backbone(**self.backbone)
+        seed_everything(seed)
+        module, _, name = self.method["class_path"].rpartition(".")
+        method_class = getattr(importlib.import_module(module), name)
+        method = method_class(backbone.dims, **self.method.get("init_args") or {})
+        return Model(backbone, method, freeze=self.freeze, dense=self.dense)
+
+
+class Model(nn.Module):
+    """What ``load_model`` returns: encode pictures and texts, compare them, look inside a pair."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        method: Method,
+        *,
+        freeze: Freeze = "none",
+        dense: Dense = "value",
+    ) -> None:
+        super().__init__()
+        self.backbone, self.method, self.freeze = backbone, method, freeze
+        self.dense: Dense | None = dense if "patches" in method.needs else None
+        self._patches: Dense = dense
+        if freeze != "none":
+            backbone.freeze_towers()
+        if freeze == "backbone":
+            backbone.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.method.parameters()).device
+
+    def features(self, batch: Batch) -> Features:
+        states = batch.states
+        if states is None:
+            if batch.pixels is None or batch.tokens is None:
+                raise ConfigError("a batch needs pixels and tokens, or cached states")
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.freeze == "none"):
+                states = self.backbone.image_states(batch.pixels, dense=self.dense)
+                states = states.joined(self.backbone.text_states(batch.tokens))
+        return self.backbone.project(states)
+
+    def forward(self, batch: Batch, gather: Gather | None = None) -> dict[str, Tensor]:
+        """The losses of a batch of pairs; ``gather`` joins the embeddings of all ranks first."""
+        features = self.features(batch)
+        image = replace(self.method.encode_image(features), ids=batch.pictures)
+        text = replace(self.method.encode_text(features), ids=batch.pictures)
+        if gather is not None:
+            image, text = gather(image), gather(text)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.method.loss(image, text)
+
+    # ---- asking -------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def image_features(
+        self, images: Sequence[ImageSource | Image.Image], *, patches: bool = False
+    ) -> Features:
+        dense = self._patches if patches else self.dense
+        pixels = torch.stack([self.backbone.preprocess(_picture(image)) for image in images])
+        return self.backbone.encode_image(pixels.to(self.device), dense=dense)
+
+    @torch.inference_mode()
+    def text_features(self, texts: Sequence[str]) -> Features:
+        return self.backbone.encode_text(self.backbone.tokenize(texts).to(self.device))
+
+    @torch.inference_mode()
+    def encode_images(
+        self, images: Iterable[ImageSource | Image.Image], *, batch_size: int = 64
+    ) -> Embeddings:
+        """Pictures -> embeddings on the CPU, ``batch_size`` at a time."""
+        self.eval()
+        encode = self.method.encode_image
+        parts = [encode(self.image_features(some)).cpu() for some in _chunks(images, batch_size)]
+        return Embeddings.concatenate(parts)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Iterable[str], *, batch_size: int = 256) -> Embeddings:
+        """Texts -> embeddings on the CPU, ``batch_size`` at a time."""
+        self.eval()
+        encode = self.method.encode_text
+        parts = [encode(self.text_features(some)).cpu() for some in _chunks(texts, batch_size)]
+        return Embeddings.concatenate(parts)
+
+    @torch.inference_mode()
+    def similarity(self, image: Embeddings, text: Embeddings) -> tuple[Tensor, Tensor]:
+        """Image-to-text and text-to-image similarity, both (I,T)."""
+        return pairwise_scores(image, text, self.method.terms)
+
+    @torch.inference_mode()
+    def alignment(self, image: ImageSource | Image.Image, text: str) -> Tensor:
+        """(vectors of the picture, vectors of the text): who matches whom inside one pair."""
+        return self.method.alignment(self.encode_images([image]), self.encode_texts([text]))
+
+    @torch.inference_mode()
+    def patch_maps(self, image: ImageSource | Image.Image, phrases: Sequence[str]) -> Tensor:
+        """Where each phrase is in one picture: (P,h,w), higher = better match."""
+        self.eval()
+        picture = self.image_features([image], patches=True)
+        rows = torch.zeros(len(phrases), dtype=torch.long, device=self.device)
+        maps = self.method.patch_map(picture.rows(rows), self.text_features(phrases))
+        return maps.view(-1, *self.backbone.dims.grid).cpu()
+
+    # ---- saving -------------------------------------------------------------------------------
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Every tensor that a fresh build does not already give: all but the frozen towers."""
+        skip = set() if self.freeze == "none" else self._tower_keys()
+        return {k: v for k, v in self.state_dict().items() if k not in skip}
+
+    def _tower_keys(self) -> set[str]:
+        inside = {id(m) for tower in self.backbone.towers() for m in tower.modules()}
+        names = [name for name, module in self.named_modules() if id(module) in inside]
+        tensors = self.state_dict().keys()
+        return {k for k in tensors if any(k.startswith(f"{name}.") for name in names)}
+
+    def save(self, path: Path) -> None:
+        """Write the trained weights as safetensors, atomically."""
+        state = {k: v.detach().cpu().contiguous() for k, v in self.trained_state().items()}
+        frozen = "" if self.freeze == "none" else self.backbone.fingerprint()
+        temporary = path.with_suffix(".tmp")
+        save_file(state, temporary, metadata={"format": "pt", "frozen_towers": frozen})
+        temporary.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Read weights written by :meth:`save` into a model of the same spec."""
+        with safe_open(path, framework="pt") as file:
+            frozen = (file.metadata() or {}).get("frozen_towers", "")
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if frozen and frozen != self.backbone.fingerprint():
+            raise ConfigError(
+                f"{path} was trained on towers with fingerprint {frozen}, but "
+                f"{self.backbone.name} here has {self.backbone.fingerprint()}"
+            )
+        expected = self.trained_state().keys()
+        if state.keys() != expected:
+            odd = sorted(state.keys() ^ expected)
+            raise ConfigError(f"{path} does not fit its config: {len(odd)} tensors, e.g. {odd[:3]}")
+        self.load_state_dict(state, strict=False)
+
+    def start_from(self, directory: Path) -> list[str]:
+        """Take over a trained model's backbone, and the method's tensors that have the same name
+        and shape. Returns the names of this model's tensors that keep their fresh values."""
+        with safe_open(directory / WEIGHTS, framework="pt") as file:
+            given = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        own = self.trained_state()
+        fits = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+        fresh = sorted(own.keys() - fits.keys())
+        if lost := [name for name in fresh if name.startswith("backbone.")]:
+            raise ConfigError(f"{directory} has another backbone: no {lost[0]} of this shape in it")
+        self.load_state_dict(fits, strict=False)
+        return fresh
+
+
+def load_model(directory: str | Path, *, device: torch.device | str = "cpu") -> Model:
+    """The model that ``intarsia train --out DIRECTORY`` left.
+
+    Raises:
+        ConfigError: not such a directory, or its weights do not fit its config.
+    """
+    directory = Path(directory)
+    for name in (CONFIG, WEIGHTS):
+        if not (directory / name).is_file():
+            raise ConfigError(f"{directory} is not a trained model: it has no {name}")
+    model = read_spec(directory).build()
+    model.load(directory / WEIGHTS)
+    return model.to(device).eval()
+
+
+def read_spec(directory: Path) -> ModelSpec:
+    config = yaml.safe_load((directory / CONFIG).read_text())
+    try:
+        spec = config["model"]
+        return ModelSpec(**spec)
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{directory / CONFIG} has no valid 'model' section: {error}") from error
+
+
+def dump_config(config: dict[str, Any]) -> str:
+    """A resolved config as YAML; plain data only."""
+    return yaml.safe_dump(json.loads(json.dumps(config, default=str)), sort_keys=False)
+
+
+def _picture(image: ImageSource | Image.Image) -> Image.Image:
+    return image if isinstance(image, Image.Image) else load_image(image)
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while some := list(islice(iterator, size)):
+        yield some

@@ -1,0 +1,100 @@
+"""Parameter groups, learning-rate schedules as pure functions of the step, and weight averages."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from intarsia.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Learning rate over the steps: linear warm-up, then ``cosine`` to 0, ``step`` or ``constant``.
+
+    Args:
+        kind: the shape after the warm-up.
+        warmup: steps of warm-up; below 1 a fraction of all steps.
+        step_size: for ``step``: steps between two decays; below 1 a fraction of all steps.
+        gamma: for ``step``: factor of each decay.
+    """
+
+    kind: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: float = 0.05
+    step_size: float = 0.34
+    gamma: float = 0.1
+
+    def factor(self, step: int, total: int) -> float:
+        """What the base rate is multiplied by at ``step`` of ``total``.
+
+        >>> [Schedule(warmup=2).factor(s, 10) for s in (0, 1, 2, 6, 10)]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
+        >>> [Schedule(kind="step", warmup=0, step_size=4).factor(s, 10) for s in (3, 4, 9)]
+        [1.0, 0.1, 0.010000000000000002]
+        """
+        warmup = self.warmup if self.warmup >= 1 else self.warmup * total
+        if step < warmup:
+            return min(1.0, (step + 1) / warmup)
+        if self.kind == "constant":
+            return 1.0
+        if self.kind == "step":
+            size = self.step_size if self.step_size >= 1 else self.step_size * total
+            return float(self.gamma ** int(step // max(1.0, size)))
+        done = (step - warmup) / max(1.0, total - warmup)
+        return round(0.5 * (1 + math.cos(math.pi * min(1.0, done))), 12)
+
+
+def parameter_groups(
+    model: nn.Module, *, lr: float, backbone_lr: float | None, weight_decay: float
+) -> list[dict[str, object]]:
+    """AdamW groups: the backbone's rate apart, no decay on vectors, biases and temperatures.
+
+    Raises:
+        ConfigError: nothing is left to train.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            tower = name.startswith("backbone.") and backbone_lr is not None
+            rate = backbone_lr if tower and backbone_lr is not None else lr
+            decay = weight_decay if parameter.ndim >= 2 else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+    if not groups:
+        raise ConfigError("nothing to train: the backbone is frozen and the method has no weights")
+    return [
+        {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+class WeightAverage:
+    """Exponential moving average of the trained tensors, in float32."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.shadow = {
+            name: p.detach().float().clone() for name, p in model.named_parameters() if _trains(p)
+        }
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            if name in self.shadow:
+                self.shadow[name].lerp_(parameter.float(), 1 - self.decay)
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        """Exchange the model's weights with the averages; a second call undoes the first."""
+        for name, parameter in model.named_parameters():
+            if name in self.shadow:
+                kept: Tensor = parameter.detach().float().clone()
+                parameter.copy_(self.shadow[name])
+                self.shadow[name] = kept
+
+
+def _trains(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad

@@ -1,0 +1,113 @@
+"""From a config to a trained model: records, features, start weights, the loop."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from intarsia.data.problems import Problems
+from intarsia.data.readers import read
+from intarsia.errors import ConfigError
+from intarsia.features.pairs import LivePairs, Pairs
+from intarsia.features.store import CachedPairs, FeatureStore, content_key
+from intarsia.model import CONFIG, Model, ModelSpec, dump_config
+from intarsia.training.loop import Trainer, Validate
+from intarsia.types import Record
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Which records.
+
+    Args:
+        name: flickr8k, flickr30k, coco, scenes, file, webdataset or table.
+        root: where they lie; None = the folder ``name`` in $INTARSIA_DATA.
+        split: of the data set; a slice as in ``train[:5500]`` or ``train[-500:]`` takes a part.
+        max_bad_fraction: largest share of unreadable records.
+    """
+
+    name: str
+    root: Path | None = None
+    split: str = "train"
+    max_bad_fraction: float = 0.01
+
+    def read(self, problems: Problems | None = None) -> list[Record]:
+        return list(read(self.name, self.root, self.split, problems or self.problems()))
+
+    def problems(self) -> Problems:
+        return Problems(self.max_bad_fraction)
+
+
+def train(
+    spec: ModelSpec,
+    data: DataSpec,
+    trainer: Trainer,
+    out: Path,
+    *,
+    seed: int = 0,
+    init: Path | None = None,
+    resume: bool = False,
+    cache: Path = Path("runs/cache"),
+    validate: Validate | None = None,
+    config: dict[str, Any] | None = None,
+    records: list[Record] | None = None,
+) -> Model:
+    """Train a model into ``out``, which ``load_model`` then reads.
+
+    Args:
+        spec: what to build.
+        data: what to train on.
+        trainer: how.
+        out: folder for the weights, the config, the log and the checkpoints.
+        seed: of the weights, the order of the pairs and dropout.
+        init: a trained model's folder to take the backbone (and what fits of the method) from.
+        resume: go on from ``out``'s last checkpoint, exactly.
+        cache: where states of frozen towers are kept.
+        validate: called at the trainer's intervals; its first metric decides which is best.
+        config: the resolved config to keep with the weights.
+        records: the records of ``data``, where they are read already.
+    """
+    problems = data.problems()
+    if records is None:
+        records = data.read(problems)
+    model = spec.build(seed)
+    if init is not None:
+        fresh = model.start_from(init)
+        logger.info("%d tensors keep their fresh values: %s", len(fresh), ", ".join(fresh[:5]))
+    write_config(out, spec, config or {}, resume=resume)
+    pairs = make_pairs(model, records, cache, problems)
+    trainer.fit(model, pairs, out, seed=seed, resume=resume, validate=validate, problems=problems)
+    return model.eval()
+
+
+def make_pairs(model: Model, records: list[Record], cache: Path, problems: Problems) -> Pairs:
+    """Live pairs where the towers train, cached states where they are frozen."""
+    if model.freeze == "none":
+        return LivePairs(records, model.backbone, problems)
+    folder = cache / f"{content_key(records)}-{model.backbone.fingerprint()}"
+    store = FeatureStore(folder, records, model.backbone)
+    tokens = "tokens" in model.method.needs
+    store.ensure(patches=model.dense, tokens=tokens, problems=problems)
+    return CachedPairs(store, patches=model.dense is not None, tokens=tokens)
+
+
+def write_config(out: Path, spec: ModelSpec, config: dict[str, Any], *, resume: bool) -> None:
+    """Keep the resolved config; a resumed run must have the same one."""
+    out.mkdir(parents=True, exist_ok=True)
+    resolved = {
+        "model": {
+            "backbone": spec.backbone,
+            "method": spec.method,
+            "freeze": spec.freeze,
+            "dense": spec.dense,
+        },
+        **config,
+    }
+    text, path = dump_config(resolved), out / CONFIG
+    if resume and path.exists() and path.read_text() != text:
+        raise ConfigError(f"{path} differs from this run's config: resume with the same one")
+    path.write_text(text)

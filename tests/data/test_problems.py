@@ -1,0 +1,99 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from intarsia.data.problems import Problems, screened
+from intarsia.errors import DataError
+from intarsia.types import Record
+
+
+def record(name: str, *captions: str) -> Record:
+    return Record(name, b"", captions)
+
+
+def test_few_bad_records_pass_and_many_raise_naming_the_first_three() -> None:
+    problems = Problems(max_fraction=0.05)
+    problems.seen(100)
+    for index in range(5):
+        problems.add(f"{index}.jpg", "image", "no such file")
+    problems.check()
+    problems.add("5.jpg", "image", "no such file")
+    with pytest.raises(DataError) as caught:
+        problems.check()
+    message = str(caught.value)
+    assert "6 of 100" in message and "6.000%" in message and "--max-bad-fraction" in message
+    assert "0.jpg: image: no such file; 1.jpg" in message and "2.jpg" in message
+    assert "3.jpg" not in message
+
+
+def test_a_small_start_is_not_judged_before_the_end() -> None:
+    problems = Problems()
+    problems.seen(99)
+    problems.add("a", "image", "bad")
+    problems.check(at_least=100)
+    with pytest.raises(DataError):
+        problems.check()
+
+
+def test_the_same_problem_in_two_epochs_counts_once() -> None:
+    problems = Problems()
+    for _ in range(2):
+        problems.add(Path("a.jpg"), "image", "truncated")
+    assert len(problems) == 1
+
+
+def test_write_and_summary_hold_problems_and_skips(tmp_path: Path) -> None:
+    problems = Problems()
+    problems.seen(8)
+    problems.add("ä.jpg", "image", "truncated")
+    problems.skip("crowd region", 3)
+    problems.write(tmp_path / "problems.jsonl")
+    lines = (tmp_path / "problems.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"source": "ä.jpg", "field": "image", "reason": "truncated"},
+        {"skipped": "crowd region", "count": 3},
+    ]
+    expected = "1 of 8 records are bad (12.5%): 1 image; 3 skipped: crowd region"
+    assert problems.summary() == expected
+
+
+def test_screened_drops_and_names_what_is_bad(tmp_path: Path) -> None:
+    problems = Problems(max_fraction=1)
+    candidates = [
+        record("a", "  one ", " ", "two"),
+        record("a", "again"),
+        record("b"),
+        record("c", ""),
+        Record("d", tmp_path / "d.jpg", ("lost",)),
+        record("e", "last"),
+    ]
+    kept = list(screened(candidates, problems))
+    assert [(r.id, r.captions) for r in kept] == [("a", ("one", "two")), ("e", ("last",))]
+    assert problems.num_seen == 6
+    assert [(p.source, p.field) for p in problems] == [
+        ("a", "captions[1]"),
+        ("a", "id"),
+        ("b", "captions"),
+        ("c", "captions[0]"),
+        (str(tmp_path / "d.jpg"), "image"),
+    ]
+
+
+def test_screened_keeps_records_without_captions_where_none_are_needed() -> None:
+    problems = Problems()
+    assert len(list(screened([record("a")], problems, need_captions=False))) == 1
+    assert len(problems) == 0
+
+
+def test_screened_gives_up_early_on_a_hopeless_data_set() -> None:
+    taken = []
+
+    def candidates():  # type: ignore[no-untyped-def]
+        for index in range(1000):
+            taken.append(index)
+            yield record(str(index))
+
+    with pytest.raises(DataError, match="99 of 100"):
+        list(screened(candidates(), Problems()))
+    assert len(taken) == 100

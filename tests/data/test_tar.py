@@ -1,0 +1,128 @@
+import json
+import tarfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset as wds
+from PIL import Image
+
+from intarsia.data.images import load_image
+from intarsia.data.problems import Problems
+from intarsia.data.tar import webdataset
+from intarsia.errors import DataError
+
+
+def picture(kind: str = "JPEG") -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    buffer = BytesIO()
+    Image.fromarray(noise).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def shard(path: Path, *samples: dict[str, Any]) -> Path:
+    with wds.TarWriter(str(path)) as writer:
+        for sample in samples:
+            writer.write(sample)
+    return path
+
+
+def tolerant() -> Problems:
+    return Problems(max_fraction=10)
+
+
+def test_shards_written_by_webdataset(tmp_path: Path) -> None:
+    with wds.ShardWriter(f"{tmp_path}/part-%03d.tar", maxcount=2, verbose=0) as writer:
+        writer.write({"__key__": "a", "jpg": picture(), "txt": "one"})
+        writer.write({"__key__": "b", "png": picture("PNG"), "json": {"caption": "two"}})
+        writer.write(
+            {"__key__": "sub/c", "webp": picture("WEBP"), "json": {"captions": ["x", "y"]}}
+        )
+        writer.write({"__key__": "d", "jpeg": picture(), "txt": "z", "json": {"caption": "z"}})
+    expected = [
+        ("part-000/a", ("one",)),
+        ("part-000/b", ("two",)),
+        ("part-001/sub/c", ("x", "y")),
+        ("part-001/d", ("z",)),
+    ]
+    for pattern in ("part-{000..001}.tar", "part-*.tar"):
+        problems = Problems()
+        records = list(webdataset(f"{tmp_path}/{pattern}", problems))
+        assert [(r.id, r.captions) for r in records] == expected
+        assert all(load_image(r.image).size == (32, 32) for r in records)
+        assert (problems.num_seen, len(problems)) == (4, 0)
+
+
+def test_compressed_shards_and_leading_dots(tmp_path: Path) -> None:
+    path = tmp_path / "dots.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in (("./a.v1.JPG", b"no"), ("./b.JPG", picture()), ("./b.txt", b"cap")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, BytesIO(content))
+    problems = tolerant()
+    (record,) = webdataset(path, problems)
+    assert (record.id, record.captions) == ("dots.tar/b", ("cap",))
+    assert [(p.source, p.field) for p in problems] == [(f"{path}/a", "image")]
+
+
+def test_bad_samples_are_counted_with_shard_and_key(tmp_path: Path) -> None:
+    path = shard(
+        tmp_path / "s.tar",
+        {"__key__": "text-only", "txt": "no picture"},
+        {"__key__": "wordless", "jpg": picture()},
+        {"__key__": "empty", "jpg": picture(), "txt": " "},
+        {"__key__": "null", "jpg": picture(), "json": {"caption": None}},
+        {"__key__": "list", "jpg": picture(), "json": b"[1]"},
+        {"__key__": "good", "jpg": picture(), "txt": "fine"},
+        {"__key__": "latin", "jpg": picture(), "txt": b"caf\xe9"},
+        {"__key__": "good", "jpg": picture(), "txt": "twice"},
+    )
+    problems = tolerant()
+    assert [r.captions for r in webdataset(path, problems)] == [("fine",)]
+    assert problems.num_seen == 8
+    assert {(p.source, p.field) for p in problems} == {
+        (f"{path}/text-only", "image"),
+        ("s/wordless", "captions"),
+        ("s/empty", "captions[0]"),
+        ("s/null", "captions"),
+        ("s/list", "captions"),
+        (f"{path}/list", "caption"),
+        (f"{path}/latin", "caption"),
+        ("s/latin", "captions"),
+        ("s/good", "id"),
+    }
+
+
+@pytest.mark.parametrize("block", [5, 5.2, 6, 10.3])
+def test_a_shard_cut_short_gives_what_it_has_and_is_counted(tmp_path: Path, block: float) -> None:
+    samples = [{"__key__": str(i), "txt": "x", "jpg": picture()} for i in range(4)]
+    path = shard(tmp_path / "cut.tar", *samples)
+    path.write_bytes(path.read_bytes()[: int(block * 512)])
+    problems = tolerant()
+    assert len(list(webdataset(path, problems))) < 4
+    assert (str(path), "shard") in {(p.source, p.field) for p in problems}
+
+
+def test_a_corrupt_header_does_not_pass_for_the_end(tmp_path: Path) -> None:
+    path = shard(tmp_path / "s.tar", *({"__key__": str(i), "txt": "x"} for i in range(4)))
+    with tarfile.open(path) as archive:
+        third = archive.getmembers()[2].offset
+    data = bytearray(path.read_bytes())
+    data[third : third + 100] = b"?" * 100
+    path.write_bytes(data)
+    problems = tolerant()
+    list(webdataset(path, problems))
+    assert (str(path), "shard") in {(p.source, p.field) for p in problems}
+
+
+def test_missing_or_foreign_shards_are_fatal(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.tar: not a readable tar file"):
+        list(webdataset(tmp_path / "gone.tar", Problems()))
+    with pytest.raises(DataError, match=r"none-\*\.tar: matches no file"):
+        list(webdataset(tmp_path / "none-*.tar", Problems()))
+    (tmp_path / "text.tar").write_text(json.dumps({"not": "a tar"}) * 100)
+    with pytest.raises(DataError, match=r"text\.tar: not a readable tar file"):
+        list(webdataset(tmp_path / "text.tar", Problems()))

@@ -1,0 +1,118 @@
+import json
+import subprocess
+from io import StringIO
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from intarsia.errors import DataError
+from intarsia.evaluation.metrics import Outcomes, summarise
+from intarsia.evaluation.result import KEYS, read_result, revision, table, write_result
+
+OUTCOMES = {
+    "i2t_r1": Outcomes.of_hits(np.array([True, False, True, True])),
+    "macro": Outcomes(np.array([1.5, 2.0]), np.array([7, 8]), np.array(["swap", "add"])),
+}
+
+
+def write(path, **changes):
+    settings = {
+        "protocol": "retrieval",
+        "split": "dev",
+        "metrics": summarise(OUTCOMES),
+        "per_query": OUTCOMES,
+        "model": "clip",
+        "data": "flickr8k",
+        "seed": 3,
+        "config": {"out": path.parent, "rate": 0.1},
+    }
+    write_result(path, **{**settings, **changes})
+
+
+def test_what_is_written_is_read(tmp_path):
+    write(tmp_path / "new" / "result.json")
+    result = read_result(tmp_path / "new" / "result.json")
+    assert tuple(result) == KEYS
+    assert result["n"] == 4
+    assert result["metrics"]["i2t_r1"]["value"] == 75.0
+    assert result["metrics"]["i2t_r1"]["n"] == 4
+    assert len(result["metrics"]["i2t_r1"]["ci95"]) == 2
+    assert result["per_query"]["i2t_r1"] == {"values": [100, 0, 100, 100]}
+    assert result["per_query"]["macro"]["strata"] == ["swap", "add"]
+    assert result["config"] == {"out": str(tmp_path / "new"), "rate": 0.1}
+    assert set(result["versions"]) == {
+        *("intarsia", "torch", "transformers", "open_clip_torch", "numpy", "python")
+    }
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "result.json"
+    write(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        write(path, config={"rate": float("nan")})
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_files_that_are_no_results_are_named(tmp_path):
+    with pytest.raises(DataError, match="cannot read the result file .*gone.json"):
+        read_result(tmp_path / "gone.json")
+    (tmp_path / "text.json").write_text("metrics: 3")
+    with pytest.raises(DataError, match="text.json is not a result file: no JSON"):
+        read_result(tmp_path / "text.json")
+    (tmp_path / "part.json").write_text(json.dumps(dict.fromkeys(KEYS[:-2])))
+    with pytest.raises(DataError, match="it lacks versions, revision"):
+        read_result(tmp_path / "part.json")
+
+
+def test_table_shows_value_and_half_interval(tmp_path):
+    a = {"protocol": "retrieval", "data": "flickr8k", "split": "dev", "n": 9, "seed": 0}
+    one = {**a, "model": "clip", "metrics": {"i2t_r1": {"value": 25.14, "ci95": [22, 27]}}}
+    two = {**a, "model": "filip", "metrics": {"t2i_r1": {"value": 8.0, "ci95": [7, 9]}}}
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(table([one, two]))
+    header, _, first, second = console.export_text().splitlines()[1:5]
+    assert "i2t_r1" in header and "t2i_r1" in header and "protocol" in header
+    assert "25.1 ± 2.5" in first and "-" in first
+    assert "8.0 ± 1.0" in second
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    package = tmp_path / "src" / "package"
+    package.mkdir(parents=True)
+    (package / "code.py").write_text("x = 1\n")
+
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    return package, git
+
+
+def test_revision_of_a_checkout_and_its_changes(checkout):
+    package, git = checkout
+    head = git("rev-parse", "HEAD")
+    assert revision(package) == head
+    (package.parent.parent / "notes.txt").write_text("not code")
+    assert revision(package) == head
+    (package / "new.py").write_text("y = 2\n")
+    assert revision(package) == head + "+dirty"
+
+
+def test_a_package_below_a_foreign_repository_has_no_revision(checkout):
+    package, _ = checkout
+    installed = package.parent / "site-packages" / "other"
+    installed.mkdir(parents=True)
+    (installed / "code.py").write_text("x = 1\n")
+    assert revision(installed) is None
+
+
+def test_no_repository_no_revision(tmp_path):
+    assert revision(tmp_path) is None

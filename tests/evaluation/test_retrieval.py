@@ -1,0 +1,179 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+from torchmetrics.retrieval import RetrievalHitRate, RetrievalRecall
+
+from intarsia.errors import DataError, ShapeError
+from intarsia.evaluation import retrieval
+from intarsia.evaluation.retrieval import rank, retrieval_metrics, retrieval_outcomes
+from intarsia.ops.similarity import pairwise_scores
+from intarsia.types import Embeddings, Term
+
+DOT = (Term("global", "dot"),)
+MIXED = (Term("global", "dot", i2t=0.5, t2i=2.0), Term("parts", "mean_max", i2t=1.0, t2i=0.3))
+
+
+def embeddings(rows, seed, parts=4, correct=None):
+    """Random vectors; with ``correct`` rows they lean towards those."""
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(rows, 16, generator=generator)
+    if correct is not None:
+        vectors = 0.6 * vectors + correct
+    grouped = torch.randn(rows, parts, 16, generator=generator)
+    mask = torch.rand(rows, parts, generator=generator) < 0.7
+    mask[:, 0] = True
+    groups = {"global": normalize(vectors, dim=-1), "parts": normalize(grouped, dim=-1)}
+    return Embeddings(groups, {"parts": mask})
+
+
+@pytest.fixture
+def case():
+    """30 pictures with 1 to 6 captions each, in mixed order."""
+    generator = torch.Generator().manual_seed(0)
+    num_captions = torch.randint(1, 7, (30,), generator=generator)
+    owner = torch.arange(30).repeat_interleave(num_captions)
+    owner = owner[torch.randperm(len(owner), generator=generator)]
+    image = embeddings(30, 1)
+    text = embeddings(len(owner), 2, parts=6, correct=image["global"][owner])
+    return image, text, owner
+
+
+def brute_force(i2t, t2i, owner):
+    ranks_i2t, ranks_t2i = [], []
+    for i, row in enumerate(i2t.tolist()):
+        best = max(s for s, o in zip(row, owner, strict=True) if o == i)
+        ranks_i2t.append(sum(s >= best for s, o in zip(row, owner, strict=True) if o != i))
+    for t, column in enumerate(t2i.T.tolist()):
+        mine = owner[t]
+        ranks_t2i.append(sum(s >= column[mine] for i, s in enumerate(column) if i != mine))
+    return ranks_i2t, ranks_t2i
+
+
+@pytest.mark.parametrize("terms", [DOT, MIXED])
+@pytest.mark.parametrize("block", [1, 7, 30, 1000])
+def test_any_block_size_gives_the_ranks_of_brute_force(case, terms, block):
+    image, text, owner = case
+    ranks = rank(image, text, terms, owner, block=block)
+    i2t, t2i = brute_force(*pairwise_scores(image, text, terms), owner.tolist())
+    assert ranks.i2t.tolist() == i2t
+    assert ranks.t2i.tolist() == t2i
+    assert len(set(i2t)) > 3 and len(set(t2i)) > 3
+
+
+def test_the_directions_have_scores_of_their_own(case):
+    image, text, owner = case
+    own_i2t = rank(image, text, (Term("parts", "mean_max", i2t=1.0, t2i=0.0), *DOT), owner)
+    own_t2i = rank(image, text, (Term("parts", "mean_max", i2t=0.0, t2i=1.0), *DOT), owner)
+    plain = rank(image, text, DOT, owner)
+    assert own_i2t.t2i.tolist() == plain.t2i.tolist() != own_t2i.t2i.tolist()
+    assert own_t2i.i2t.tolist() == plain.i2t.tolist() != own_i2t.i2t.tolist()
+
+
+@pytest.mark.parametrize("k", [1, 5, 10])
+def test_recall_is_that_of_torchmetrics(case, k):
+    image, text, owner = case
+    metrics = retrieval_metrics(rank(image, text, DOT, owner, block=8))
+    scores = pairwise_scores(image, text, DOT)[0]
+    hit = owner[None] == torch.arange(30)[:, None]
+    picture = torch.arange(30)[:, None].expand_as(scores)
+    caption = torch.arange(len(owner))[None].expand_as(scores)
+    i2t = RetrievalHitRate(top_k=k)(scores.flatten(), hit.flatten(), picture.flatten())
+    t2i = RetrievalRecall(top_k=k)(scores.flatten(), hit.flatten(), caption.flatten())
+    assert metrics[f"i2t_r{k}"].value == pytest.approx(100 * float(i2t), abs=1e-4)
+    assert metrics[f"t2i_r{k}"].value == pytest.approx(100 * float(t2i), abs=1e-4)
+    assert (metrics[f"i2t_r{k}"].n, metrics[f"t2i_r{k}"].n) == (30, len(owner))
+
+
+def test_median_rank_counts_from_one(case):
+    image, text, owner = case
+    ranks = rank(image, text, DOT, owner)
+    metrics = retrieval_metrics(ranks)
+    assert metrics["i2t_median_rank"].value == np.median(ranks.i2t.numpy() + 1) >= 1
+    assert metrics["t2i_median_rank"].value == np.median(ranks.t2i.numpy() + 1) >= 1
+
+
+@pytest.mark.parametrize("block", [1, 5, 7, 16])
+def test_a_model_that_scores_everything_alike_is_last(block):
+    owner = torch.arange(16).repeat_interleave(5)
+    for seed in range(5):
+        one = normalize(torch.randn(1, 333, generator=torch.Generator().manual_seed(seed)), dim=-1)
+        image, text = (
+            Embeddings({"global": one.repeat(16, 1)}),
+            Embeddings({"global": one.repeat(80, 1)}),
+        )
+        ranks = rank(image, text, DOT, owner, block=block)
+        assert ranks.i2t.tolist() == [75] * 16
+        assert ranks.t2i.tolist() == [15] * 80
+
+
+def test_a_tie_goes_to_the_wrong_item():
+    image = Embeddings({"global": torch.eye(3)})
+    text = Embeddings({"global": torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 0, 1.0]])})
+    ranks = rank(image, text, DOT, torch.tensor([0, 1, 2]))
+    assert ranks.i2t.tolist() == [1, 2, 0]
+    assert ranks.t2i.tolist() == [0, 2, 0]
+
+
+def test_any_caption_of_the_picture_is_a_hit():
+    image = Embeddings({"global": torch.eye(2)})
+    text = Embeddings({"global": torch.tensor([[-1.0, 0], [1.0, 0], [0, 1.0]])})
+    ranks = rank(image, text, DOT, torch.tensor([0, 0, 1]))
+    assert ranks.i2t.tolist() == [0, 0]
+    assert ranks.t2i.tolist() == [1, 0, 0]
+
+
+def test_scores_never_exist_as_a_whole(case, monkeypatch):
+    image, text, owner = case
+    sizes = []
+
+    def spy(*arguments):
+        scores = pairwise_scores(*arguments)
+        sizes.append(scores[0].numel())
+        return scores
+
+    monkeypatch.setattr(retrieval, "pairwise_scores", spy)
+    rank(image, text, DOT, owner, block=3)
+    assert sum(sizes) > len(image) * len(text)
+    assert max(sizes) <= 3 * (3 * 6)
+
+
+def test_shuffled_labels_land_at_chance():
+    generator = torch.Generator().manual_seed(3)
+    owner = torch.arange(200).repeat_interleave(5)
+    image = embeddings(200, 4)
+    text = embeddings(1000, 5, correct=image["global"][owner])
+    honest = retrieval_metrics(rank(image, text, DOT, owner))
+    shuffled = owner[torch.randperm(1000, generator=generator)]
+    metrics = retrieval_metrics(rank(image, text, DOT, shuffled))
+    for k in (1, 5, 10):
+        miss = np.prod([(995 - j) / (1000 - j) for j in range(k)])
+        for name, chance in ((f"i2t_r{k}", 100 * (1 - miss)), (f"t2i_r{k}", 100 * k / 200)):
+            low, high = metrics[name].ci95
+            assert low <= chance <= high, name
+            assert honest[name].ci95[0] > high
+    assert 80 <= metrics["t2i_median_rank"].value <= 120
+
+
+def test_captions_of_a_picture_are_one_cluster(case):
+    image, text, owner = case
+    outcomes = retrieval_outcomes(rank(image, text, DOT, owner))
+    assert outcomes["t2i_r5"].clusters.tolist() == owner.tolist()
+    assert outcomes["i2t_r5"].clusters is None
+
+
+def test_a_nan_score_names_its_pair(case):
+    image, text, owner = case
+    text.groups["global"][11] = torch.nan
+    with pytest.raises(DataError, match="text 11 is NaN"):
+        rank(image, text, DOT, owner, block=4)
+
+
+def test_labels_that_do_not_fit_are_named(case):
+    image, text, owner = case
+    with pytest.raises(DataError, match=r"1 of 30 pictures have no caption to find: \[7\]"):
+        rank(image, text, DOT, torch.where(owner == 7, 8, owner))
+    with pytest.raises(DataError, match="names picture 30: choose from 0 to 29"):
+        rank(image, text, DOT, torch.where(owner == 7, 30, owner))
+    with pytest.raises(ShapeError, match="the picture of each text"):
+        rank(image, text, DOT, owner[:-1])
