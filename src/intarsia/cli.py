@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def _import(arguments: list[str]) -> None:
     parser.add_class_arguments(DataSpec, "data", as_positional=False)
     parser.add_argument("--out", type=Path, required=True, help="folder of the new table")
     options = parser.parse_args(arguments)
-    spec = DataSpec(**options.data.as_dict())
+    spec: DataSpec = parser.instantiate(options).data
     problems = spec.problems()
     count = write_table(options.out, iter(spec.read(problems)), problems)
     _report_problems(problems, options.out.with_suffix(".problems.jsonl"))
@@ -88,10 +89,15 @@ def _import(arguments: list[str]) -> None:
 
 
 def _add_model_arguments(parser: ArgumentParser) -> None:
-    from intarsia.backbones.loading import load_backbone
     from intarsia.methods import Method
 
-    parser.add_function_arguments(load_backbone, "backbone", as_positional=False)
+    parser.add_argument(
+        "--backbone",
+        type=str | dict[str, Any],
+        required=True,
+        help="openclip:ARCH[:TAG_OR_FILE], hf:NAME_OR_FOLDER, dual:VISION+TEXT, scenes-clip or a "
+        "folder; with options of its kind: {spec: ..., embed_dim: 256}",
+    )
     parser.add_subclass_arguments(
         Method, "method", skip={"dims"}, instantiate=False, required=False, as_group=True
     )
@@ -100,9 +106,10 @@ def _add_model_arguments(parser: ArgumentParser) -> None:
 
 def train_parser() -> ArgumentParser:
     """The parser of ``intarsia train``; every config file is checked against it."""
-    from intarsia.model import Dense, Freeze
+    from intarsia.model import Freeze
     from intarsia.training.loop import Trainer
     from intarsia.training.run import DataSpec
+    from intarsia.types import Dense
 
     parser = _parser("train", "Train a method on a backbone; see configs/ for whole examples.")
     parser.add_class_arguments(DataSpec, "data", as_positional=False)
@@ -115,10 +122,12 @@ def train_parser() -> ArgumentParser:
     _add_model_arguments(parser)
     parser.add_argument("--freeze", type=Freeze, default="none", help="what does not train")
     parser.add_argument("--dense", type=Dense, default="value", help="how a ViT gives its patches")
-    parser.add_class_arguments(Trainer, "trainer", as_positional=False, instantiate=False)
+    parser.add_class_arguments(Trainer, "trainer", as_positional=False)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init", type=Path | None, default=None, help="trained model to start from")
+    parser.add_argument(
+        "--init", type=Path | None, default=None, help="trained model to start from"
+    )
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--resume", type=bool, nargs="?", const=True, default=False)
     return parser
@@ -127,17 +136,18 @@ def train_parser() -> ArgumentParser:
 def _train(arguments: list[str]) -> None:
     from intarsia.evaluation.harness import evaluate_retrieval
     from intarsia.model import Model, ModelSpec
-    from intarsia.training.loop import Trainer
     from intarsia.training.run import DataSpec, train
 
     parser = train_parser()
     options = parser.parse_args(arguments)
     plain = _plain(parser, options)
-    spec = ModelSpec(plain["backbone"], plain["method"], plain["freeze"], plain["dense"])
-    trainer: Trainer = parser.instantiate_classes(Namespace(trainer=options.trainer)).trainer
+    backbone = plain["backbone"]
+    backbone = {"spec": backbone} if isinstance(backbone, str) else backbone
+    spec = ModelSpec(backbone, plain["method"], plain["freeze"], plain["dense"])
+    ready = parser.instantiate(options)
     validate = None
-    if options.validation is not None:
-        held_out = DataSpec(**vars(options.validation))
+    if ready.validation is not None:
+        held_out: DataSpec = ready.validation
         records = held_out.read()
 
         def validate(model: Model) -> dict[str, float]:
@@ -147,13 +157,13 @@ def _train(arguments: list[str]) -> None:
     kept = {key: plain[key] for key in ("data", "trainer", "init", "seed", "validation")}
     train(
         spec,
-        DataSpec(**options.data.as_dict()),
-        trainer,
-        options.out,
-        seed=options.seed,
-        init=options.init,
-        resume=options.resume,
-        cache=options.cache,
+        ready.data,
+        ready.trainer,
+        ready.out,
+        seed=ready.seed,
+        init=ready.init,
+        resume=ready.resume,
+        cache=ready.cache,
         validate=validate,
         config=kept,
     )
@@ -162,7 +172,7 @@ def _train(arguments: list[str]) -> None:
 
 def _evaluate(arguments: list[str]) -> None:
     from intarsia.evaluation.harness import PROTOCOLS
-    from intarsia.evaluation.result import table, write_result
+    from intarsia.evaluation.result import make_result, table, write_result
     from intarsia.training.run import DataSpec
 
     protocols = ", ".join(PROTOCOLS)
@@ -184,9 +194,7 @@ def _evaluate(arguments: list[str]) -> None:
     problems = data.problems()
     model, config = open_model(options.model)
     evaluation = PROTOCOLS[protocol](model, data.read(problems), problems)
-    path = options.json or Path(os.devnull)
-    result = write_result(
-        path,
+    result = make_result(
         protocol=protocol,
         split=options.split,
         metrics=evaluation.metrics,
@@ -197,7 +205,9 @@ def _evaluate(arguments: list[str]) -> None:
         config=config,
     )
     screen.print(table([result]))
-    _report_problems(problems, path.with_suffix(".problems.jsonl") if options.json else None)
+    if options.json:
+        write_result(options.json, result)
+    _report_problems(problems, options.json and options.json.with_suffix(".problems.jsonl"))
 
 
 def open_model(name: str) -> tuple[Any, dict[str, Any]]:
@@ -209,7 +219,7 @@ def open_model(name: str) -> tuple[Any, dict[str, Any]]:
     if (Path(name) / CONFIG).is_file():
         return load_model(name), yaml.safe_load((Path(name) / CONFIG).read_text())
     spec = ModelSpec({"spec": name})
-    return spec.build().eval(), {"model": {"backbone": spec.backbone, "method": spec.method}}
+    return spec.build().eval(), asdict(spec)
 
 
 def _compare(arguments: list[str]) -> None:
@@ -217,8 +227,8 @@ def _compare(arguments: list[str]) -> None:
     from intarsia.evaluation.result import read_result
 
     parser = _parser("compare", "Paired differences of two models from their result files.")
-    parser.add_argument("--a", type=list[Path], nargs="+", required=True, help="results, one a seed")
-    parser.add_argument("--b", type=list[Path], nargs="+", required=True, help="results to subtract")
+    parser.add_argument("--a", type=Path, nargs="+", required=True, help="results, one a seed")
+    parser.add_argument("--b", type=Path, nargs="+", required=True, help="results to subtract")
     options = parser.parse_args(arguments)
     sides = [[read_result(path) for path in paths] for paths in (options.a, options.b)]
     screen.print(comparison_table(*sides))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -223,10 +223,9 @@ def load_model(directory: str | Path, *, device: torch.device | str = "cpu") -> 
 def read_spec(directory: Path) -> ModelSpec:
     config = yaml.safe_load((directory / CONFIG).read_text())
     try:
-        spec = config["model"]
-        return ModelSpec(**spec)
+        return ModelSpec(**{item.name: config[item.name] for item in fields(ModelSpec)})
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{directory / CONFIG} has no valid 'model' section: {error}") from error
+        raise ConfigError(f"{directory / CONFIG} is not the config of a run: {error}") from error
 
 
 def dump_config(config: dict[str, Any]) -> str:

@@ -209,5 +209,7 @@ def siglip_folder(tmp_path_factory) -> Path:
     for part in (model, tokenizer, processor):
         part.save_pretrained(folder)
     file = folder / "tokenizer_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "SiglipTokenizer"}))
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "SiglipTokenizer"})
+    )
     return folder

@@ -47,15 +47,15 @@ PLACES = {  # allowed thirds of the width, of the height
     r"(?:in|at) the (?:top|upper) right(?: corner)?": ("2", "0"),
     r"(?:in|at) the (?:bottom|lower) left(?: corner)?": ("0", "2"),
     r"(?:in|at) the (?:bottom|lower) right(?: corner)?": ("2", "2"),
-    r"at the top in the middle|in the middle of the top edge": ("1", "0"),
-    r"at the bottom in the middle|in the middle of the bottom edge": ("1", "2"),
+    r"at the top in the middle|at the top centre": ("1", "0"),
+    r"at the bottom in the middle|at the bottom centre": ("1", "2"),
     r"(?:halfway down|in the middle of) the left side": ("0", "1"),
     r"(?:halfway down|in the middle of) the right side": ("2", "1"),
     r"in the (?:centre|middle)(?: of the picture)?": ("1", "1"),
-    r"on the left(?: side)?|near the left edge": ("0", "012"),
-    r"on the right(?: side)?|near the right edge": ("2", "012"),
-    r"at the top(?: of the picture)?|near the top edge": ("012", "0"),
-    r"at the bottom(?: of the picture)?|near the bottom edge": ("012", "2"),
+    r"on the left(?: side(?: of the picture)?)?": ("0", "012"),
+    r"on the right(?: side(?: of the picture)?)?": ("2", "012"),
+    r"at the top(?: of the picture)?|towards the top": ("012", "0"),
+    r"at the bottom(?: of the picture)?|towards the bottom": ("012", "2"),
 }
 
 
@@ -123,7 +123,7 @@ def relation_holds(record: Record, name: str, a: int, b: int, margin: float) -> 
     ax0, ay0, ax1, ay1 = record.regions[a].box
     bx0, by0, bx1, by1 = record.regions[b].box
     within = bx0 <= ax0 and by0 <= ay0 and ax1 <= bx1 and ay1 <= by1
-    meet = ax0 < bx1 and bx0 < ax1 and ay0 < by1 and by0 < ay1
+    meet = ax0 <= bx1 and bx0 <= ax1 and ay0 <= by1 and by0 <= ay1
     (ax, ay), (bx, by) = centre(record, a), centre(record, b)
     dx, dy = bx - ax, by - ay
     if name == "inside":

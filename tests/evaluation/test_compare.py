@@ -4,7 +4,7 @@ import pytest
 from intarsia.errors import DataError
 from intarsia.evaluation.compare import compare, compare_seeds
 from intarsia.evaluation.metrics import Outcomes, paired_difference, summarise
-from intarsia.evaluation.result import read_result, write_result
+from intarsia.evaluation.result import make_result, read_result, write_result
 
 CLUSTERS = np.repeat(np.arange(50), 4)
 STRATA = np.array(["swap", "add", "add", "add"] * 50)
@@ -24,7 +24,8 @@ def result(tmp_path):
         settings = {"protocol": "p", "split": "dev", "model": "m", "data": "d", "config": {}}
         path = tmp_path / "result.json"
         metrics = summarise(per_query)
-        write_result(path, **settings, metrics=metrics, per_query=per_query, seed=seed)
+        result = make_result(**settings, metrics=metrics, per_query=per_query, seed=seed)
+        write_result(path, result)
         return {**read_result(path), **changes}
 
     return make

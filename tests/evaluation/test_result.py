@@ -8,7 +8,7 @@ from rich.console import Console
 
 from intarsia.errors import DataError
 from intarsia.evaluation.metrics import Outcomes, summarise
-from intarsia.evaluation.result import KEYS, read_result, revision, table, write_result
+from intarsia.evaluation.result import KEYS, make_result, read_result, revision, table, write_result
 
 OUTCOMES = {
     "i2t_r1": Outcomes.of_hits(np.array([True, False, True, True])),
@@ -27,7 +27,7 @@ def write(path, **changes):
         "seed": 3,
         "config": {"out": path.parent, "rate": 0.1},
     }
-    write_result(path, **{**settings, **changes})
+    write_result(path, make_result(**{**settings, **changes}))
 
 
 def test_what_is_written_is_read(tmp_path):

@@ -151,14 +151,14 @@ def load_dual(
     vision_model, text_model = _tower(vision, "pixel_values"), _tower(text, "input_ids")
     text_model.pooler = None
     tokenizer = load_tokenizer(text)
-    positions = text_model.config.max_position_embeddings
+    positions = _sentence_length(text) or text_model.config.max_position_embeddings
     return DualEncoder(
         vision_model,
         text_model,
         tokenizer,
         image_transform(load_image_processor(vision), vision),
         name=name,
-        context=context_of(tokenizer, _sentence_length(text) or positions, context_length, text),
+        context=context_of(context_length, min(positions, tokenizer.model_max_length), text),
         embed_dim=embed_dim,
         pooling=pooling,
         projection=projection,

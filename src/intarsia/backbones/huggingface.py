@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class HuggingFaceBackbone(Backbone):
     """
 
     _pad_to_context = False
+    _clean: Callable[[str], str] | None = None
 
     def __init__(
         self,
@@ -53,13 +54,17 @@ class HuggingFaceBackbone(Backbone):
         self._tokenizer, self._processor = tokenizer, processor
         self.transform = image_transform(processor, name)
         positions = model.config.text_config.max_position_embeddings
-        context = context_of(tokenizer, positions, context_length, name)
+        context = context_of(context_length, min(positions, tokenizer.model_max_length), name)
         side = self.transform.size // model.config.vision_config.patch_size
         self.dims = Dims(self._embed_width(), (side, side), context)
 
     def tokenize(self, texts: Sequence[str]) -> TokenBatch:
         return fast_tokens(
-            self._tokenizer, texts, length=self.dims.context, pad_to_length=self._pad_to_context
+            self._tokenizer,
+            texts,
+            length=self.dims.context,
+            pad_to_length=self._pad_to_context,
+            clean=self._clean,
         )
 
     def export(self, folder: Path) -> None:
@@ -119,10 +124,16 @@ class HuggingFaceSiglip(HuggingFaceBackbone):
     Its pooled image vector already lies in the joint space, so nothing projects pictures. The
     ``value`` patches are the value path of the pooling head, the ``plain`` ones the last block's
     output after the final LayerNorm. Texts are padded to the context and the padding is attended
-    to, as in training: the vector of a text is read at the last position.
+    to, as in training: the vector of a text is read at the last position. SigLIP 2 was trained on
+    lower-cased texts, which its Gemma tokeniser does not see to.
     """
 
     _pad_to_context = True
+
+    def __init__(self, model: Any, tokenizer: Any, processor: Any, **options: Any) -> None:
+        super().__init__(model, tokenizer, processor, **options)
+        if type(tokenizer).__name__.startswith("Gemma"):
+            self._clean = str.lower
 
     def image_states(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
         vision = self.model.vision_model

@@ -42,7 +42,7 @@ class OpenClipBackbone(Backbone):
         self.name = f"openclip:{arch}"
         self.arch = arch
         self._preprocess_cfg = dict(model.visual.preprocess_cfg)
-        self.transform = _transform(self._preprocess_cfg)
+        self.transform = image_transform(self._preprocess_cfg)
         self._other_weights = {
             k: v.detach().clone()
             for k, v in model.state_dict().items()
@@ -147,6 +147,8 @@ def load_openclip(
         model = open_clip.create_model(
             arch, pretrained=pretrained, force_custom_text=True, pretrained_text=False
         )
+    if getattr(tokenizer, "tokenizer_mode", ""):
+        raise BackboneError(f"{arch}: tokenizer_mode {tokenizer.tokenizer_mode!r} is not supported")
     return OpenClipBackbone(
         model.float().eval(), tokenizer, arch=arch, context_length=context_length
     )
@@ -179,7 +181,8 @@ def _check_quick_gelu(arch: str, wanted: bool | None) -> None:
     )
 
 
-def _transform(config: dict[str, Any]) -> ImageTransform:
+def image_transform(config: dict[str, Any]) -> ImageTransform:
+    """What open_clip's ``preprocess_val`` does, from a model's ``preprocess_cfg``."""
     modes = {"shortest": "crop", "squash": "squash"}
     mode, size = config["resize_mode"], config["size"]
     height, width = size if isinstance(size, (tuple, list)) else (size, size)

@@ -67,12 +67,12 @@ def load_tokenizer(source: str) -> Any:
         return tokenizer if tokenizer.is_fast else PreTrainedTokenizerFast.from_pretrained(source)
 
 
-def context_of(tokenizer: Any, positions: int, wanted: int | None, source: str) -> int:
-    """How many tokens a text may have: the model's positions, its tokeniser's limit, the wish.
+def context_of(wanted: int | None, most: int, source: str) -> int:
+    """How many tokens a text may have: ``wanted``, or by default the ``most`` there can be.
 
     Raises:
-        BackboneError: more is wished for than there are positions.
+        BackboneError: more are wanted.
     """
-    if wanted is not None and not 3 <= wanted <= positions:
-        raise BackboneError(f"context_length {wanted} of {source}: choose from 3 to {positions}")
-    return wanted or min(positions, int(tokenizer.model_max_length))
+    if wanted is not None and not 3 <= wanted <= most:
+        raise BackboneError(f"context_length {wanted} of {source}: choose from 3 to {most}")
+    return wanted or most

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from intarsia.data.coco import coco
@@ -47,7 +48,9 @@ def read(
     place = Path(str(root or data_root() / name).replace("{split}", split))
     problems = Problems() if problems is None else problems
     records = _reported(READERS[name](place, split, problems), problems)
-    return records if start is stop is None else iter(list(records)[start:stop])
+    if min(start or 0, stop or 0) < 0:
+        return iter(list(records)[start:stop])
+    return islice(records, start, stop)
 
 
 def _parsed(split: str) -> tuple[str, int | None, int | None]:

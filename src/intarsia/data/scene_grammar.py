@@ -112,7 +112,7 @@ WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "at": {
         "top left": ("in the top left corner", "in the upper left corner", "at the top left"),
-        "top centre": ("at the top in the middle", "in the middle of the top edge"),
+        "top centre": ("at the top in the middle", "at the top centre"),
         "top right": ("in the top right corner", "in the upper right corner", "at the top right"),
         "centre left": ("halfway down the left side", "in the middle of the left side"),
         "centre": ("in the centre", "in the middle", "in the middle of the picture"),
@@ -122,16 +122,16 @@ WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
             "in the lower left corner",
             "at the bottom left",
         ),
-        "bottom centre": ("at the bottom in the middle", "in the middle of the bottom edge"),
+        "bottom centre": ("at the bottom in the middle", "at the bottom centre"),
         "bottom right": (
             "in the bottom right corner",
             "in the lower right corner",
             "at the bottom right",
         ),
-        "left": ("on the left", "on the left side", "near the left edge"),
-        "right": ("on the right", "on the right side", "near the right edge"),
-        "top": ("at the top", "near the top edge", "at the top of the picture"),
-        "bottom": ("at the bottom", "near the bottom edge", "at the bottom of the picture"),
+        "left": ("on the left", "on the left side", "on the left side of the picture"),
+        "right": ("on the right", "on the right side", "on the right side of the picture"),
+        "top": ("at the top", "towards the top", "at the top of the picture"),
+        "bottom": ("at the bottom", "towards the bottom", "at the bottom of the picture"),
     },
 }
 

@@ -119,9 +119,13 @@ class Scene:
         return [((x0 + x1) / 2, (y0 + y1) / 2) for x0, y0, x1, y1 in self.boxes]
 
     @cached_property
+    def by_look(self) -> dict[tuple[str, str], int]:
+        return {thing.look: index for index, thing in enumerate(self.things)}
+
+    @cached_property
     def novel(self) -> frozenset[int]:
         """The objects with a held-out look."""
-        return frozenset(i for i, thing in enumerate(self.things) if thing.look in HELD_OUT)
+        return frozenset(i for look, i in self.by_look.items() if look in HELD_OUT)
 
     @cached_property
     def relations(self) -> list[Known]:

@@ -38,12 +38,8 @@ class Mention(NamedTuple):
         return " ".join(filter(None, (self.size, *kind, self.shape)))
 
     def fits(self, thing: Thing) -> bool:
-        return (
-            self.colour == thing.colour
-            and self.shape == thing.shape
-            and self.size in (None, thing.size)
-            and self.texture in (None, thing.texture)
-        )
+        """Whether size and texture are as said, given that the look is."""
+        return self.size in (None, thing.size) and self.texture in (None, thing.texture)
 
 
 class Fact(NamedTuple):
@@ -85,14 +81,14 @@ class Statement(NamedTuple):
     def is_false(self, scene: Scene) -> bool:
         """Whether no choice of objects makes it true, with a margin.
 
-        Colour and shape are always named and single out at most one object.
+        The look of an object, always named, singles out at most one of the scene.
         """
         found = []
         for mention in self.mentions:
-            matches = [i for i, thing in enumerate(scene.things) if mention.fits(thing)]
-            if not matches:
+            thing = scene.by_look.get(mention.look)
+            if thing is None or not mention.fits(scene.things[thing]):
                 return True
-            found += matches
+            found.append(thing)
         return any(scene.refutes(f.name, *(found[m] for m in f.mentions)) for f in self.facts)
 
 

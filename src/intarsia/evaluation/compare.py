@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from intarsia.errors import DataError
 from intarsia.evaluation.metrics import Difference, Outcomes, macro_mean, paired_difference
@@ -65,6 +66,26 @@ def compare_seeds(list_a: Sequence[Result], list_b: Sequence[Result]) -> dict[st
             float(np.std(gaps, ddof=1)),
         )
     return differences
+
+
+def comparison_table(list_a: Sequence[Result], list_b: Sequence[Result]) -> Table:
+    """One row a metric: what ``list_a`` has more than ``list_b``, for one seed or several."""
+    view = Table("metric", "difference", "95% interval", "p", "seed by seed (std)")
+    if len(list_a) == len(list_b) == 1:
+        rows = {name: (gap, "") for name, gap in compare(list_a[0], list_b[0]).items()}
+    else:
+        rows = {
+            name: (gap.difference, f"{_signed(gap.by_seed.values())} ({gap.std:.2f})")
+            for name, gap in compare_seeds(list_a, list_b).items()
+        }
+    for name, (gap, seeds) in rows.items():
+        low, high = gap.ci95
+        view.add_row(name, f"{gap.value:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{gap.p:.4f}", seeds)
+    return view
+
+
+def _signed(values: Iterable[float]) -> str:
+    return " ".join(f"{value:+.2f}" for value in values)
 
 
 def _by_seed(list_a: Sequence[Result], list_b: Sequence[Result]) -> list[tuple[Result, Result]]:

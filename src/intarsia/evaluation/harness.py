@@ -68,7 +68,7 @@ def evaluate_pointing(model: Model, records: Sequence[Record], problems: Problem
     h, w = model.backbone.dims.grid
     kept = [record for record in records if record.phrases]
     for index, (record, image) in enumerate(_pictures(kept, problems)):
-        boxes = _phrase_boxes(record)
+        boxes = phrase_boxes(record)
         if not boxes:
             continue
         maps = model.patch_maps(image, list(boxes))
@@ -88,7 +88,7 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-def _phrase_boxes(record: Record) -> dict[str, list[tuple[float, float, float, float]]]:
+def phrase_boxes(record: Record) -> dict[str, list[tuple[float, float, float, float]]]:
     """Boxes of each distinct phrase; one that could mean several sets of regions is left out."""
     found: dict[str, set[tuple[int, ...]]] = {}
     for phrase in record.phrases:

@@ -25,8 +25,7 @@ KEYS = (
 )
 
 
-def write_result(
-    path: Path,
+def make_result(
     *,
     protocol: str,
     split: str,
@@ -36,14 +35,14 @@ def write_result(
     data: str,
     seed: int | None,
     config: Mapping[str, Any],
-) -> None:
-    """Write the result as JSON, whole or not at all.
+) -> dict[str, Any]:
+    """What a result file holds.
 
     ``n`` is the greatest n of the metrics. ``versions`` and ``revision`` are added: the git
     commit of the source tree, marked ``+dirty`` when the package differs from it, null when the
     package does not run from a checkout.
     """
-    result = {
+    return {
         "protocol": protocol,
         "split": split,
         "n": max(metric.n for metric in metrics.values()),
@@ -53,10 +52,13 @@ def write_result(
         "data": data,
         "seed": seed,
         "config": config,
-        "versions": {name: version(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
+        "versions": versions(),
         "revision": revision(PACKAGE),
     }
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Write what :func:`make_result` gave as JSON, whole or not at all."""
     _write_atomically(Path(path), json.dumps(result, default=str, allow_nan=False) + "\n")
 
 
@@ -76,6 +78,11 @@ def read_result(path: Path) -> dict[str, Any]:
     if missing:
         raise DataError(f"{path} is not a result file: it lacks {', '.join(missing)}")
     return dict(result)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that a figure depends on."""
+    return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> Table:

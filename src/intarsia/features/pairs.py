@@ -43,7 +43,7 @@ class LivePairs(Dataset[Batch]):
     def __init__(
         self, records: Sequence[Record], backbone: Backbone, problems: Problems | None = None
     ) -> None:
-        problems = problems or Problems()
+        problems = Problems() if problems is None else problems
         self.transform: ImageTransform = backbone.transform
         self.ids = [record.id for record in records]
         counts = torch.tensor([len(record.captions) for record in records])

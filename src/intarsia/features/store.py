@@ -61,7 +61,7 @@ class FeatureStore:
         image = IMAGE_FIELDS if patches else IMAGE_FIELDS[:1]
         text = TEXT_FIELDS if tokens else TEXT_FIELDS[:1]
         if not all(self._file(name).exists() for name in (*image, "readable")):
-            self._run_images(patches, problems or Problems())
+            self._run_images(patches, Problems() if problems is None else problems)
         if not all(self._file(name).exists() for name in text):
             self._run_texts(tokens)
 

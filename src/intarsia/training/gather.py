@@ -21,9 +21,7 @@ def gather_embeddings(fabric: Fabric) -> Callable[[Embeddings], Embeddings]:
 
     def gather(part: Embeddings) -> Embeddings:
         longest = {
-            name: _largest(fabric, x.shape[1])
-            for name, x in part.groups.items()
-            if x.ndim == 3
+            name: _largest(fabric, x.shape[1]) for name, x in part.groups.items() if x.ndim == 3
         }
         groups = {n: _all(fabric, _padded(x, longest.get(n))) for n, x in part.groups.items()}
         masks = {n: _all(fabric, _padded(x, longest.get(n))) for n, x in part.masks.items()}

@@ -112,7 +112,8 @@ class Trainer:
         Raises:
             TrainingError: the loss is not finite, or ``out`` holds a run and ``resume`` is off.
         """
-        run = _Run(self, model, pairs, out, seed, problems or Problems(), resume)
+        problems = Problems() if problems is None else problems
+        run = _Run(self, model, pairs, out, seed, problems, resume)
         return run.complete(validate, description)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class DataSpec:
     max_bad_fraction: float = 0.01
 
     def read(self, problems: Problems | None = None) -> list[Record]:
-        return list(read(self.name, self.root, self.split, problems or self.problems()))
+        return list(read(self.name, self.root, self.split, problems))
 
     def problems(self) -> Problems:
         return Problems(self.max_bad_fraction)
@@ -55,6 +55,7 @@ def train(
     validate: Validate | None = None,
     config: dict[str, Any] | None = None,
     records: list[Record] | None = None,
+    description: str = "training",
 ) -> Model:
     """Train a model into ``out``, which ``load_model`` then reads.
 
@@ -70,6 +71,7 @@ def train(
         validate: called at the trainer's intervals; its first metric decides which is best.
         config: the resolved config to keep with the weights.
         records: the records of ``data``, where they are read already.
+        description: what the progress bar says.
     """
     problems = data.problems()
     if records is None:
@@ -80,7 +82,16 @@ def train(
         logger.info("%d tensors keep their fresh values: %s", len(fresh), ", ".join(fresh[:5]))
     write_config(out, spec, config or {}, resume=resume)
     pairs = make_pairs(model, records, cache, problems)
-    trainer.fit(model, pairs, out, seed=seed, resume=resume, validate=validate, problems=problems)
+    trainer.fit(
+        model,
+        pairs,
+        out,
+        seed=seed,
+        resume=resume,
+        validate=validate,
+        problems=problems,
+        description=description,
+    )
     return model.eval()
 
 
@@ -98,15 +109,7 @@ def make_pairs(model: Model, records: list[Record], cache: Path, problems: Probl
 def write_config(out: Path, spec: ModelSpec, config: dict[str, Any], *, resume: bool) -> None:
     """Keep the resolved config; a resumed run must have the same one."""
     out.mkdir(parents=True, exist_ok=True)
-    resolved = {
-        "model": {
-            "backbone": spec.backbone,
-            "method": spec.method,
-            "freeze": spec.freeze,
-            "dense": spec.dense,
-        },
-        **config,
-    }
+    resolved = asdict(spec) | config
     text, path = dump_config(resolved), out / CONFIG
     if resume and path.exists() and path.read_text() != text:
         raise ConfigError(f"{path} differs from this run's config: resume with the same one")

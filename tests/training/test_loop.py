@@ -1,0 +1,204 @@
+"""The loop on generated scenes: what it leaves, what it refuses, and that it resumes exactly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from intarsia.errors import ConfigError, DataError, TrainingError
+from intarsia.features.pairs import LivePairs
+from intarsia.model import ModelSpec, load_model
+from intarsia.training.loop import Trainer
+from intarsia.training.optim import Schedule
+from intarsia.training.run import DataSpec, train
+
+CLIP = ModelSpec({"spec": "scenes-clip"})
+REGISTERS = ModelSpec(
+    {"spec": "scenes-clip"},
+    {
+        "class_path": "intarsia.methods.Registers",
+        "init_args": {"layers": 1, "dropout": 0.1, "lambda_local": 0.02},
+    },
+)
+DATA = DataSpec("scenes", split="train[:48]")
+
+
+def small(**settings) -> Trainer:
+    defaults = {"steps": 6, "batch_size": 16, "precision": "32-true", "log_every": 1}
+    return Trainer(**{**defaults, "schedule": Schedule(warmup=2), **settings})
+
+
+def lines(out) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(out) -> dict[int, float]:
+    return {row["step"]: row["loss"] for row in lines(out)}
+
+
+def test_a_run_leaves_what_load_model_reads(tmp_path, records):
+    model = train(REGISTERS, DATA, small(), tmp_path, seed=3, records=records)
+    assert [row["step"] for row in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "global", "local_mean", "lr", "pairs_per_s"} <= lines(tmp_path)[0].keys()
+    assert any((tmp_path / "tensorboard").iterdir())
+    loaded = load_model(tmp_path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_same_seed_same_losses_other_seed_others(tmp_path, records):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(CLIP, DATA, small(steps=3), tmp_path / name, seed=seed, records=records)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+
+
+def test_one_start_whatever_the_method():
+    clip, registers = CLIP.build(5).backbone, REGISTERS.build(5).backbone
+    for a, b in zip(clip.parameters(), registers.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_loss_falls(tmp_path, records):
+    for spec in (CLIP, REGISTERS):
+        out = tmp_path / spec.method["class_path"]
+        train(spec, DATA, small(steps=40, lr=2e-3), out, records=records)
+        found = losses(out)
+        assert sum(found[s] for s in range(36, 41)) / 5 < 0.9 * found[1]
+
+
+def test_accumulated_steps_average_their_gradients(tmp_path, records):
+    train(CLIP, DATA, small(steps=3, batch_size=8, accumulate=2), tmp_path, records=records)
+    assert len(lines(tmp_path)) == 3
+
+
+def test_moving_average_is_what_is_saved(tmp_path, records):
+    settings = {"steps": 4, "ema": 0.5}
+    averaged = train(CLIP, DATA, small(**settings), tmp_path / "a", records=records)
+    plain = train(CLIP, DATA, small(steps=4), tmp_path / "b", records=records)
+    saved = load_model(tmp_path / "a").state_dict()
+    key = "backbone.model.visual_projection.weight"
+    assert not torch.equal(saved[key], plain.state_dict()[key])
+    assert torch.equal(averaged.state_dict()[key], plain.state_dict()[key])
+
+
+def test_mixed_precision_stays_close_to_full(tmp_path, records):
+    train(REGISTERS, DATA, small(steps=3), tmp_path / "full", records=records)
+    mixed = small(steps=3, precision="bf16-mixed")
+    train(REGISTERS, DATA, mixed, tmp_path / "mixed", records=records)
+    full, half = losses(tmp_path / "full"), losses(tmp_path / "mixed")
+    assert full[1] == pytest.approx(half[1], rel=0.02)
+    assert full[1] != half[1]
+
+
+def test_validation_keeps_the_best(tmp_path, records):
+    scores = iter([3.0, 9.0, 5.0])
+    trainer = small(steps=6, validate_every=2)
+    train(
+        CLIP, DATA, trainer, tmp_path, records=records, validate=lambda _: {"r1": next(scores)}
+    )
+    assert [r["val_r1"] for r in lines(tmp_path) if "val_r1" in r] == [3.0, 9.0, 5.0]
+    assert (tmp_path / "checkpoints" / "best.safetensors").exists()
+
+
+def test_start_from_takes_the_backbone_over(tmp_path, records):
+    first = train(CLIP, DATA, small(steps=2), tmp_path / "a", records=records)
+    second = REGISTERS.build(9)
+    fresh = second.start_from(tmp_path / "a")
+    for name, tensor in first.backbone.state_dict().items():
+        assert torch.equal(second.backbone.state_dict()[name], tensor)
+    assert "method.registers" in fresh and "method.temperature.logit_scale" not in fresh
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path, records):
+    train(CLIP, DATA, small(steps=2), tmp_path, records=records)
+    with pytest.raises(TrainingError, match="already holds a run: add --resume"):
+        train(CLIP, DATA, small(steps=2), tmp_path, records=records)
+    with pytest.raises(ConfigError, match="differs from this run's config"):
+        train(REGISTERS, DATA, small(steps=2), tmp_path, records=records, resume=True)
+
+
+def test_a_loss_that_is_not_finite_names_step_records_and_checkpoint(tmp_path, records):
+    class Exploding(LivePairs):
+        def __getitem__(self, pairs):
+            batch = super().__getitem__(pairs)
+            self.seen = getattr(self, "seen", 0) + 1
+            return batch.map(lambda x: x * torch.nan if x.ndim == 4 and self.seen == 4 else x)
+
+    model = CLIP.build()
+    pairs = Exploding(records, model.backbone)
+    with pytest.raises(TrainingError, match=r"nan at step 3.*scenes/train.*last\.ckpt"):
+        small(save_every=2).fit(model, pairs, tmp_path)
+    assert len(lines(tmp_path)[-1]["records"]) == 16
+
+
+def test_unreadable_pictures_are_left_out_and_listed(tmp_path, broken):
+    data = DataSpec("scenes", max_bad_fraction=0.1)
+    train(CLIP, data, small(steps=2), tmp_path, records=broken)
+    listed = [json.loads(line) for line in (tmp_path / "problems.jsonl").read_text().splitlines()]
+    assert {row["source"] for row in listed} == {broken[5].id, broken[11].id}
+    with pytest.raises(DataError, match="2 of 48 records are bad"):
+        train(CLIP, DATA, small(steps=2), tmp_path / "strict", records=broken)
+
+
+@pytest.mark.parametrize("settings", [{}, {"steps": 3, "epochs": 1}])
+def test_length_is_given_once(settings):
+    with pytest.raises(ConfigError, match="either trainer.epochs or trainer.steps"):
+        Trainer(**settings)
+
+
+def start(config, out, *extra) -> subprocess.Popen:
+    command = [sys.executable, "-c", "from intarsia.cli import main; main()", "train"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, "--config", str(config), "--out", str(out), *extra], env=environment
+    )
+
+
+def test_killed_and_resumed_equals_never_killed(tmp_path):
+    """``kill -9`` in mid-epoch, twice; every loss is bit-equal, dropout included."""
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "data": {"name": "scenes", "split": "train[:40]"},
+                "backbone": "scenes-clip",
+                "method": REGISTERS.method,
+                "trainer": {
+                    "steps": 24,
+                    "batch_size": 16,
+                    "precision": "32-true",
+                    "log_every": 1,
+                    "save_every": 5,
+                    "ema": 0.9,
+                },
+            }
+        )
+    )
+    assert start(config, tmp_path / "whole").wait() == 0
+    killed = tmp_path / "killed"
+    for at_least in (7, 13):
+        process = start(config, killed, "--resume")
+        deadline = time.monotonic() + 120
+        while not (killed / "metrics.jsonl").exists() or max(losses_so_far(killed)) < at_least:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert max(losses_so_far(killed)) < 24
+    assert start(config, killed, "--resume").wait() == 0
+    assert losses(killed) == losses(tmp_path / "whole")
+    whole, resumed = load_model(tmp_path / "whole"), load_model(killed)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+
+
+def losses_so_far(out) -> list[int]:
+    complete = [x for x in (out / "metrics.jsonl").read_text().splitlines(True) if x[-1] == "\n"]
+    return [0, *(json.loads(line)["step"] for line in complete)]

@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch import nn
+
+from intarsia.errors import ConfigError
+from intarsia.training.optim import Schedule, WeightAverage, parameter_groups
+
+
+def test_cosine_rises_then_falls_to_zero():
+    schedule = Schedule(warmup=0.1)
+    factors = [schedule.factor(step, 100) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == 1.0 and factors.index(1.0) == 9
+    assert factors[-1] == 0.0
+    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Linear(2, 2)
+        self.method = nn.Linear(2, 2)
+
+
+def test_vectors_do_not_decay_and_the_backbone_has_its_own_rate():
+    model = Small()
+    groups = parameter_groups(model, lr=1.0, backbone_lr=0.1, weight_decay=0.5)
+    found = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert found[id(model.backbone.weight)] == (0.1, 0.5)
+    assert found[id(model.backbone.bias)] == (0.1, 0.0)
+    assert found[id(model.method.weight)] == (1.0, 0.5)
+    assert found[id(model.method.bias)] == (1.0, 0.0)
+
+
+def test_nothing_to_train_is_an_error():
+    with pytest.raises(ConfigError, match="nothing to train"):
+        parameter_groups(
+            Small().requires_grad_(False), lr=1.0, backbone_lr=None, weight_decay=0.0
+        )
+
+
+def test_weight_average_by_hand_and_swap_undoes_itself():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    average = WeightAverage(model, decay=0.75)
+    with torch.no_grad():
+        model.weight.fill_(5.0)
+    average.update(model)  # 0.75 * 1 + 0.25 * 5
+    average.swap(model)
+    assert model.weight.item() == 2.0
+    average.swap(model)
+    assert model.weight.item() == 5.0
