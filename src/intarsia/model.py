@@ -23,7 +23,7 @@ from intarsia.data.images import load_image
 from intarsia.errors import ConfigError
 from intarsia.methods import Method
 from intarsia.ops.similarity import pairwise_scores
-from intarsia.runtime import seed_everything
+from intarsia.runtime import atomic, seed_everything
 from intarsia.types import Batch, Dense, Embeddings, Features, ImageSource
 
 Freeze = Literal["none", "towers", "backbone"]
@@ -171,9 +171,8 @@ class Model(nn.Module):
         """Write the trained weights as safetensors, atomically."""
         state = {k: v.detach().cpu().contiguous() for k, v in self.trained_state().items()}
         frozen = "" if self.freeze == "none" else self.backbone.fingerprint()
-        temporary = path.with_suffix(".tmp")
-        save_file(state, temporary, metadata={"format": "pt", "frozen_towers": frozen})
-        temporary.replace(path)
+        with atomic(path) as draft:
+            save_file(state, draft, metadata={"format": "pt", "frozen_towers": frozen})
 
     def load(self, path: Path) -> None:
         """Read weights written by :meth:`save` into a model of the same spec."""

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from intarsia.types import Box
 
 PICTURE_SIDE = 512  # pixels of the longer side of an embedded picture
 HEAT_SIDE = 128  # pixels of the longer side of an embedded heat map
-COLOURMAP = matplotlib.colormaps["inferno"]
+COLOURMAP = colormaps["inferno"]
 NUM_SERIES = 8  # colours of the style sheet, --series-0 to --series-7
 CURVE_WINDOWS = 30  # a curve is averaged over this part of its length
 INK = "#010203"  # stands for the page's text colour in a drawing
@@ -154,12 +155,12 @@ class _ColumnView:
     cells: dict[str, _Cell]
 
 
-def _column(
-    key: str, column: Column, results: Mapping[str, Mapping[str, Metric]]
-) -> _ColumnView:
+def _column(key: str, column: Column, results: Mapping[str, Mapping[str, Metric]]) -> _ColumnView:
     metrics = {row: values[key] for row, values in results.items() if key in values}
     if not metrics:
-        raise ConfigError(unknown("metric", key, {name for row in results.values() for name in row}))
+        raise ConfigError(
+            unknown("metric", key, {name for row in results.values() for name in row})
+        )
     scale = _Scale.over(metrics.values(), column.chance)
     best = max(metric.value for metric in metrics.values())
     nums = sorted({metric.n for metric in metrics.values()})
@@ -175,7 +176,7 @@ def _column(
 
 @dataclass(frozen=True)
 class _Scale:
-    """The bars of a column: from 0 to the greatest value or end of an interval in it."""
+    """The bars of a column: all that is in it, and 0."""
 
     low: float
     high: float
@@ -196,7 +197,9 @@ class _Scale:
         low, high = metric.ci95
         start = self.percent(low)
         return _Cell(
-            *(self.text(number) for number in (metric.value, low, high)),
+            value=self.text(metric.value),
+            low=self.text(low),
+            high=self.text(high),
             n=metric.n,
             start=start,
             width=self.percent(high) - start,
@@ -227,18 +230,150 @@ def _panel(title: str, curves: Sequence[Curve], series: Mapping[str, int]) -> _P
 
 def _drawing(title: str, curves: Sequence[Curve], series: Mapping[str, int]) -> str:
     """The curves as inline SVG whose colours are the page's, so that they follow dark mode."""
-    style = {"svg.fonttype": "none", "svg.hashsalt": title, "text.color": INK}
-    for part in ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"):
-        style[part] = INK
-    with matplotlib.rc_context(style):
+    with rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": title,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "grid.color": INK,
+        }
+    ):
         figure = Figure(figsize=(5.2, 2.9), layout="constrained")
         axes = figure.add_subplot()
         for curve in curves:
-            _draw(axes.plot, curve, _stand_in(series[curve.name]))
+            _draw(axes, curve, _stand_in(series[curve.name]))
         axes.set_xlabel("step")
         axes.grid(alpha=0.15)
         axes.spines[["top", "right"]].set_visible(False)
         target = StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(target, format="svg", transparent=True, metadata=nothing)
-    return _inlined(target.getvalue(), title)
+    return _inlined(target.getvalue())
+
+
+def _draw(axes: Axes, curve: Curve, colour: str) -> None:
+    """The curve as measured, and over it, where it is long enough, its running mean."""
+    window = max(1, len(curve.values) // CURVE_WINDOWS)
+    if window > 1:
+        axes.plot(curve.steps, curve.values, color=colour, alpha=0.25, linewidth=0.8)
+    axes.plot(curve.steps, running_mean(curve.values, window), color=colour, linewidth=1.8)
+
+
+def running_mean(values: Sequence[float], window: int) -> NDArray[np.float64]:
+    """The mean over ``window`` values around each, over fewer at the ends.
+
+    >>> running_mean([1.0, 2.0, 6.0], 3)
+    array([1.5, 3. , 4. ])
+    """
+    kernel = np.ones(window)
+    sums = np.convolve(values, kernel)
+    counts = np.convolve(np.ones(len(values)), kernel)
+    start = (window - 1) // 2
+    return np.asarray(sums / counts)[start : start + len(values)]
+
+
+def _stand_in(series: int) -> str:
+    """The colour that stands for ``--series-N`` until the drawing is in the page."""
+    return f"#0101{16 + series:02x}"
+
+
+def _inlined(svg: str) -> str:
+    """The drawing without what only a file needs, in the colours of the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"| (width|height)="[\d.]+pt"', "", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg).replace(INK, "currentColor")
+    for series in range(NUM_SERIES):
+        svg = svg.replace(_stand_in(series), f"var(--series-{series})")
+    return svg
+
+
+# The pictures
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A heat map; its peak cell (x, y, width, height) in pixels of the picture."""
+
+    model: str
+    heat: str
+    peak: tuple[float, float, float, float]
+    is_hit: bool | None
+
+
+@dataclass(frozen=True)
+class _PhraseView:
+    phrase: str
+    boxes: list[Box]
+    tiles: list[_Tile]
+
+
+@dataclass(frozen=True)
+class _PictureView:
+    record_id: str
+    data: str
+    width: int
+    height: int
+    captions: tuple[str, ...]
+    phrases: list[_PhraseView]
+
+
+def _picture(picture: Picture) -> _PictureView:
+    small = picture.image.convert("RGB")
+    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    width, height = picture.image.size
+    phrases = [
+        _PhraseView(
+            item.phrase,
+            item.boxes,
+            [_tile(model, heat, item, picture) for model, heat in item.maps.items()],
+        )
+        for item in picture.phrases
+    ]
+    data = _data_uri(small, quality=85)
+    return _PictureView(picture.record_id, data, width, height, picture.captions, phrases)
+
+
+def _tile(model: str, cells: NDArray[np.floating], item: PhraseMap, picture: Picture) -> _Tile:
+    heat = cells.astype(np.float32)
+    require_no_nan(heat, f"{picture.record_id}: the cells of {model}'s map of {item.phrase!r}")
+    size = picture.image.size
+    is_hit = None
+    if item.boxes:
+        is_hit = bool(pointing_hits(torch.from_numpy(heat)[None], [item.boxes], size)[0])
+    return _Tile(model, _data_uri(_heat_image(heat, size), quality=60), _peak(heat, size), is_hit)
+
+
+def _peak(heat: NDArray[np.float32], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    (h, w), (width, height) = heat.shape, size
+    row, column = divmod(int(heat.argmax()), w)
+    return column * width / w, row * height / h, width / w, height / h
+
+
+def _heat_image(heat: NDArray[np.float32], size: tuple[int, int]) -> Image.Image:
+    """The map from its least to its greatest cell, bilinear, in the shape of the picture."""
+    unit = (heat - heat.min()) / (np.ptp(heat) or 1.0)
+    factor = HEAT_SIDE / max(size)
+    shape = max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+    smooth = Image.fromarray(unit).resize(shape, Image.Resampling.BILINEAR)
+    return Image.fromarray(COLOURMAP(np.asarray(smooth), bytes=True)).convert("RGB")
+
+
+def _gradient() -> str:
+    """The colour map as the stops of a CSS gradient, low to high."""
+    return ", ".join(to_hex(COLOURMAP(x)) for x in np.linspace(0, 1, 9))
+
+
+def _data_uri(image: Image.Image, quality: int) -> str:
+    target = BytesIO()
+    image.save(target, format="WEBP", quality=quality)
+    return f"data:image/webp;base64,{b64encode(target.getvalue()).decode()}"
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)

@@ -1,4 +1,4 @@
-"""Seeds, devices, optional packages, progress bars and where data lies."""
+"""Seeds, devices, optional packages, progress bars, whole files and where data lies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import os
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -50,6 +51,36 @@ def optional_import(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(module.split(".")[0], extra) from error
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary file to write; it takes the place of ``path``, flushed to disk, if all goes well.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "new" / "note.txt"
+    >>> with atomic(target) as draft:
+    ...     _ = draft.write_text("whole")
+    >>> target.read_text(), len(list(target.parent.iterdir()))
+    ('whole', 1)
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield draft
+        _flush(draft, os.O_RDWR)
+        os.replace(draft, path)
+        _flush(path.parent, os.O_RDONLY)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _flush(path: Path, mode: int) -> None:
+    handle = os.open(path, mode)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def data_root() -> Path:

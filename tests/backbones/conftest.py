@@ -86,7 +86,7 @@ def _offline(monkeypatch):
 def images():
     """Pictures of sizes that no network has; central crops of odd margins among them."""
     rng = np.random.default_rng(0)
-    sizes = [(97, 131), (131, 97), (64, 64), (65, 200), (301, 77), (40, 51)]
+    sizes = [(64, 67), (71, 64), (131, 97), (64, 64), (65, 200), (301, 77), (40, 51)]
     pixels = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for w, h in sizes]
     return [Image.fromarray(p) for p in pixels]
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from intarsia.cli import main
 from intarsia.errors import ConfigError, DataError, TrainingError
 from intarsia.features.pairs import LivePairs
 from intarsia.model import ModelSpec, load_model
@@ -68,9 +69,9 @@ def test_one_start_whatever_the_method():
 def test_the_loss_falls(tmp_path, records):
     for spec in (CLIP, REGISTERS):
         out = tmp_path / spec.method["class_path"]
-        train(spec, DATA, small(steps=40, lr=2e-3), out, records=records)
+        train(spec, DATA, small(steps=30, lr=5e-4), out, records=records[:8])
         found = losses(out)
-        assert sum(found[s] for s in range(36, 41)) / 5 < 0.9 * found[1]
+        assert found[30] < 0.75 * found[1]
 
 
 def test_accumulated_steps_average_their_gradients(tmp_path, records):
@@ -100,9 +101,7 @@ def test_mixed_precision_stays_close_to_full(tmp_path, records):
 def test_validation_keeps_the_best(tmp_path, records):
     scores = iter([3.0, 9.0, 5.0])
     trainer = small(steps=6, validate_every=2)
-    train(
-        CLIP, DATA, trainer, tmp_path, records=records, validate=lambda _: {"r1": next(scores)}
-    )
+    train(CLIP, DATA, trainer, tmp_path, records=records, validate=lambda _: {"r1": next(scores)})
     assert [r["val_r1"] for r in lines(tmp_path) if "val_r1" in r] == [3.0, 9.0, 5.0]
     assert (tmp_path / "checkpoints" / "best.safetensors").exists()
 
@@ -153,12 +152,10 @@ def test_length_is_given_once(settings):
         Trainer(**settings)
 
 
-def start(config, out, *extra) -> subprocess.Popen:
-    command = [sys.executable, "-c", "from intarsia.cli import main; main()", "train"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, "--config", str(config), "--out", str(out), *extra], env=environment
-    )
+def start(*arguments: str) -> subprocess.Popen:
+    """``intarsia train`` as a process of its own."""
+    command = [sys.executable, "-c", "from intarsia.cli import main; main()", *arguments]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def test_killed_and_resumed_equals_never_killed(tmp_path):
@@ -181,10 +178,11 @@ def test_killed_and_resumed_equals_never_killed(tmp_path):
             }
         )
     )
-    assert start(config, tmp_path / "whole").wait() == 0
+    arguments = ["train", "--config", str(config), "--out"]
+    main([*arguments, str(tmp_path / "whole")])
     killed = tmp_path / "killed"
     for at_least in (7, 13):
-        process = start(config, killed, "--resume")
+        process = start(*arguments, str(killed), "--resume")
         deadline = time.monotonic() + 120
         while not (killed / "metrics.jsonl").exists() or max(losses_so_far(killed)) < at_least:
             assert process.poll() is None and time.monotonic() < deadline
@@ -192,7 +190,7 @@ def test_killed_and_resumed_equals_never_killed(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert max(losses_so_far(killed)) < 24
-    assert start(config, killed, "--resume").wait() == 0
+    main([*arguments, str(killed), "--resume"])
     assert losses(killed) == losses(tmp_path / "whole")
     whole, resumed = load_model(tmp_path / "whole"), load_model(killed)
     for name, tensor in whole.state_dict().items():

@@ -34,9 +34,7 @@ def test_vectors_do_not_decay_and_the_backbone_has_its_own_rate():
 
 def test_nothing_to_train_is_an_error():
     with pytest.raises(ConfigError, match="nothing to train"):
-        parameter_groups(
-            Small().requires_grad_(False), lr=1.0, backbone_lr=None, weight_decay=0.0
-        )
+        parameter_groups(Small().requires_grad_(False), lr=1.0, backbone_lr=None, weight_decay=0.0)
 
 
 def test_weight_average_by_hand_and_swap_undoes_itself():

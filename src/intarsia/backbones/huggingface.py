@@ -165,7 +165,10 @@ class HuggingFaceSiglip(HuggingFaceBackbone):
         return int(self.model.config.vision_config.hidden_size)
 
 
-_CLASSES = {"clip": HuggingFaceClip, "siglip": HuggingFaceSiglip}
+_CLASSES: dict[str, type[HuggingFaceBackbone]] = {
+    "clip": HuggingFaceClip,
+    "siglip": HuggingFaceSiglip,
+}
 
 
 def load_huggingface(source: str, *, context_length: int | None = None) -> HuggingFaceBackbone:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from intarsia.errors import DataError
 from intarsia.evaluation.metrics import Metric, Outcomes
+from intarsia.runtime import atomic
 
 PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("intarsia", "torch", "transformers", "open_clip_torch", "numpy")
@@ -59,7 +59,9 @@ def make_result(
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Write what :func:`make_result` gave as JSON, whole or not at all."""
-    _write_atomically(Path(path), json.dumps(result, default=str, allow_nan=False) + "\n")
+    text = json.dumps(result, default=str, allow_nan=False) + "\n"
+    with atomic(Path(path)) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -129,10 +131,3 @@ def _cell(metric: Mapping[str, Any] | None) -> str:
         return "-"
     low, high = metric["ci95"]
     return f"{metric['value']:.1f} ± {(high - low) / 2:.1f}"
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)

@@ -23,7 +23,7 @@ from intarsia.backbones.base import Backbone
 from intarsia.data.images import load_image
 from intarsia.data.problems import EARLY, Problems
 from intarsia.errors import DataError
-from intarsia.runtime import progress
+from intarsia.runtime import atomic, progress
 from intarsia.types import Batch, Dense, Features, Record
 
 IMAGE_FIELDS = ("image_global", "image_patches")
@@ -52,7 +52,8 @@ class FeatureStore:
                         "name another folder or delete it"
                     )
         else:
-            _write_text(path, json.dumps(meta))
+            with atomic(path) as draft:
+                draft.write_text(json.dumps(meta))
 
     def ensure(
         self, *, patches: Dense | None, tokens: bool, problems: Problems | None = None
@@ -212,13 +213,6 @@ def _growing(folder: Path) -> Iterator[Any]:
             file.close()
     for name, (dtype, shape) in shapes.items():
         raw = np.memmap(folder / f"{name}.part", dtype, "r", shape=(counts[name], *shape))
-        temporary = folder / f"{name}.tmp.npy"
-        np.save(temporary, raw)
-        temporary.replace(folder / f"{name}.npy")
+        with atomic(folder / f"{name}.npy") as draft, draft.open("wb") as file:
+            np.save(file, raw)
         (folder / f"{name}.part").unlink()
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

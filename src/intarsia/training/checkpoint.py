@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import random
 from pathlib import Path
@@ -12,22 +11,13 @@ import numpy as np
 import torch
 
 from intarsia.errors import TrainingError
+from intarsia.runtime import atomic
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write, flush to disk, rename: the old file stays until the new one is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    """The old file stays until the new one is complete and on disk."""
+    with atomic(path) as draft:
+        torch.save(state, draft)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -254,9 +254,9 @@ class _Run:
         ids = [self.pairs.record_id(pair) for pair in batch.pairs.tolist()]
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
         saved = self.last if self.last.exists() else "none yet"
-        self._write_line({"step": self.step, "failed": float(loss), "records": ids})
+        self._write_line({"step": self.step, "failed": loss.item(), "records": ids})
         raise TrainingError(
-            f"the loss is {float(loss)} at step {self.step}; records of the batch: {shown} "
+            f"the loss is {loss.item()} at step {self.step}; records of the batch: {shown} "
             f"(all in {self.out / 'metrics.jsonl'}); last good checkpoint: {saved}"
         )
 
@@ -288,7 +288,7 @@ class _Run:
         score = next(iter(metrics.values()))
         if score > self.best and self.fabric.is_global_zero:
             self.best = score
-            self.model.save(self.out / "checkpoints" / f"best.{WEIGHTS.split('.')[1]}")
+            self.model.save(self.out / "checkpoints" / "best.safetensors")
         self._swap_average()
         self.module.train()
 
