@@ -21,14 +21,14 @@ def unit(*shape: int, seed: int = 0) -> Tensor:
 
 
 def reference_nce(logits: Tensor, positives: Tensor) -> Tensor:
-    """Row by row, column by column, in Python."""
+    """Row by row, column by column, positive by positive, in Python."""
     sides = []
     for table, truth in ((logits, positives), (logits.mT, positives.mT)):
-        losses = [
-            torch.stack([-torch.log_softmax(row, 0)[j] for j in hits.nonzero()[:, 0]]).mean()
-            for row, hits in zip(table, truth, strict=True)
-            if hits.any()
-        ]
+        losses = []
+        for row, hits in zip(table, truth, strict=True):
+            costs = [-(p - torch.cat([p[None], row[~hits]]).logsumexp(0)) for p in row[hits]]
+            if costs:
+                losses.append(torch.stack(costs).mean())
         sides.append(torch.stack(losses).mean())
     return (sides[0] + sides[1]) / 2
 
@@ -49,6 +49,14 @@ def test_rows_without_a_positive_do_not_count_but_stay_negatives():
     positives = torch.tensor([[1, 0, 0], [0, 0, 0], [0, 1, 0], [1, 0, 0]], dtype=torch.bool)
     expected = reference_nce(scale * x @ y.mT, positives)
     torch.testing.assert_close(info_nce(x, y, scale, positives), expected)
+
+
+def test_nothing_but_positives_costs_nothing():
+    x = unit(3, 4).requires_grad_()
+    scale = torch.tensor(9.0, dtype=torch.float64)
+    loss = info_nce(x, unit(3, 4, seed=1), scale, torch.ones(3, 3, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0.0 and x.grad.abs().sum() == 0
 
 
 def test_info_nce_by_hand():
@@ -74,8 +82,11 @@ def reference_patchwise(patches: Tensor, slots: Tensor, scale: Tensor, ids, nega
                 if negatives != "batch":
                     candidates |= {(b, j) for j in range(m)}
                 logits = {key: scale * here[b, i] @ there[key] for key in candidates}
-                total_mass = torch.stack(list(logits.values())).logsumexp(0)
-                losses.append(total_mass - torch.stack([logits[c, i] for c in truth]).mean())
+                wrong = [v for (c, j), v in logits.items() if j != i or c not in truth]
+                costs = [
+                    torch.stack([logits[c, i], *wrong]).logsumexp(0) - logits[c, i] for c in truth
+                ]
+                losses.append(torch.stack(costs).mean())
             total = total + torch.stack(losses).mean() / 2
     return total
 

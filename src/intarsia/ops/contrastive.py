@@ -1,9 +1,13 @@
 """Contrastive losses whose logits exist only one block at a time.
 
-All of them are symmetric InfoNCE with multi-positives (Khosla et al. 2020, L_out): for a row with
-positives P the loss is ``logsumexp(all) - mean over P of the logit``. The log-sum-exps of both
-directions come from one blockwise pass (:func:`log_sum_exps`), the positive logits from one dot
-product a row, so nothing of size rows x columns is ever kept.
+All of them are symmetric InfoNCE with several positives. A positive pair (r, c) costs row r
+``-log(exp(l_rc) / (exp(l_rc) + sum over r's negatives of exp))``: other positives of the row are
+left out of the denominator, so that they are truly no negatives. (Supervised contrastive loss L_out
+of Khosla et al. 2020 keeps them there; two captions of one picture then push each other away just
+as strangers do.) A row's positives are averaged, then the rows.
+
+The log-sum-exps of the negatives come from one blockwise pass (:func:`log_sum_exps`), the positive
+logits from one dot product each, so nothing of size rows x columns is ever kept.
 """
 
 from __future__ import annotations
@@ -34,14 +38,9 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor, positives: Tensor | None = Non
         Scalar: the mean over rows plus the mean over columns, halved.
     """
     _check_pair(x, y, ndim=2)
-    rows, columns = log_sum_exps(x[None], y[None], scale)
-    row_targets, column_targets = _positive_logits(x[None], y[None], scale, positives)
-    row_loss, column_loss = (rows - row_targets)[0], (columns - column_targets)[0]
-    if positives is None:
-        return (row_loss.mean() + column_loss.mean()) / 2
-    return (
-        _mean_where(row_loss, positives.any(1)) + _mean_where(column_loss, positives.any(0))
-    ) / 2
+    pairs = _pairs(positives, len(x), len(y), x.device)
+    rows, columns = log_sum_exps(x[None], y[None], scale, pairs)
+    return _pair_losses(x[None], y[None], scale, pairs, rows, columns)[0]
 
 
 def patchwise_contrastive(
@@ -68,28 +67,28 @@ def patchwise_contrastive(
         Scalar: sum over i of the symmetric cross-entropy at position i.
     """
     _check_pair(patches, slots, ndim=3)
+    batch, m, _ = patches.shape
     if patches.shape != slots.shape:
         raise ShapeError(f"patches {tuple(patches.shape)} and slots {tuple(slots.shape)} differ")
     if negatives not in ("batch", "patches", "both"):
         raise ShapeError(unknown("negatives", negatives, ("batch", "patches", "both")))
-    if negatives == "patches":
-        positives = None
+    pairs = _pairs(None if negatives == "patches" else positives, batch, batch, patches.device)
     x, y = patches.transpose(0, 1), slots.transpose(0, 1)  # (M,B,D)
-    if negatives == "batch":
-        rows, columns = log_sum_exps(x, y, scale)
-    else:
-        skip = negatives == "both"
-        rows, columns = (lse.mT for lse in log_sum_exps(patches, slots, scale, skip_diagonal=skip))
-    if negatives == "both":
-        batch_rows, batch_columns = log_sum_exps(x, y, scale)
-        rows = torch.logaddexp(rows, batch_rows)
-        columns = torch.logaddexp(columns, batch_columns)
-    row_targets, column_targets = _positive_logits(x, y, scale, positives)
-    return ((rows - row_targets).mean(1) + (columns - column_targets).mean(1)).sum() / 2
+    found = []
+    if negatives != "patches":
+        found.append(log_sum_exps(x, y, scale, pairs))
+    if negatives != "batch":
+        same_position = _pairs(None, m, m, patches.device)
+        rows, columns = log_sum_exps(patches, slots, scale, same_position)
+        found.append((rows.mT, columns.mT))
+    rows, columns = found[0]
+    for more_rows, more_columns in found[1:]:
+        rows, columns = rows.logaddexp(more_rows), columns.logaddexp(more_columns)
+    return _pair_losses(x, y, scale, pairs, rows, columns).sum()
 
 
 def log_sum_exps(
-    x: Tensor, y: Tensor, scale: Tensor, *, skip_diagonal: bool = False
+    x: Tensor, y: Tensor, scale: Tensor, skip: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Log-sum-exps of ``scale * x @ y.T`` over its columns and over its rows, group by group.
 
@@ -97,62 +96,88 @@ def log_sum_exps(
         x: (G,A,D).
         y: (G,C,D).
         scale: scalar.
-        skip_diagonal: leave entry (a, a) out of both sums.
+        skip: (2,S) int64, the (row, column) entries left out of both sums in every group.
 
     Returns:
-        (G,A) over the C columns, and (G,C) over the A rows, float32 or better. Extra memory is
-        one block of logits, forward and backward (the backward pass computes them again).
+        (G,A) over the C columns, and (G,C) over the A rows, float32 or better; -inf where nothing
+        is left. Extra memory is one block of logits, forward and backward (the backward pass
+        computes them again).
     """
+    if skip is None:
+        skip = torch.zeros(2, 0, dtype=torch.long, device=x.device)
     with torch.autocast(x.device.type, enabled=False):
-        rows, columns = _LogSumExps.apply(x, y, scale, skip_diagonal)
+        rows, columns = _LogSumExps.apply(x, y, scale, skip)
     return rows, columns
+
+
+def _pairs(positives: Tensor | None, rows: int, columns: int, device: torch.device) -> Tensor:
+    """(2,S): row and column of each positive."""
+    if positives is None:
+        if rows != columns:
+            raise ShapeError(f"{rows} rows and {columns} columns have no diagonal: give positives")
+        return torch.arange(rows, device=device).expand(2, -1)
+    if positives.shape != (rows, columns):
+        raise ShapeError(f"positives {tuple(positives.shape)} for {rows} rows, {columns} columns")
+    return positives.nonzero().mT
+
+
+def _pair_losses(
+    x: Tensor, y: Tensor, scale: Tensor, pairs: Tensor, rows: Tensor, columns: Tensor
+) -> Tensor:
+    """(G,): the symmetric loss of each group, from its positives and its negatives' sums."""
+    r, c = pairs
+    logits = (x[:, r].to(rows.dtype) * y[:, c].to(rows.dtype)).sum(2) * scale  # (G,S)
+    by_row = (rows[:, r].logaddexp(logits) - logits) * _shares(r, rows.shape[1])
+    by_column = (columns[:, c].logaddexp(logits) - logits) * _shares(c, columns.shape[1])
+    return (by_row + by_column).sum(1) / 2
+
+
+def _shares(index: Tensor, size: int) -> Tensor:
+    """What each positive counts: one share of its row, each row with positives alike."""
+    counts = torch.bincount(index, minlength=size)
+    return 1.0 / (counts[index] * counts.count_nonzero().clamp(min=1))
 
 
 class _LogSumExps(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, skip_diagonal: bool
+        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, skip: Tensor
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(x.dtype, torch.float32)
         rows = x.new_empty(x.shape[:2], dtype=wide)
         columns = y.new_full(y.shape[:2], -torch.inf, dtype=wide)
-        for block in _blocks(x, y):
-            logits = _logits(x, y, scale, block, skip_diagonal)
-            groups, part = block
+        for groups, part in _blocks(x, y):
+            logits = _logits(x, y, scale, skip, groups, part)
             rows[groups, part] = logits.logsumexp(2)
             columns[groups] = torch.logaddexp(columns[groups], logits.logsumexp(1))
-        ctx.save_for_backward(x, y, scale, rows, columns)
-        ctx.skip_diagonal = skip_diagonal
+        ctx.save_for_backward(x, y, scale, skip, rows, columns)
         return rows, columns
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, y, scale, rows, columns = ctx.saved_tensors
+        x, y, scale, skip, rows, columns = ctx.saved_tensors
         grad_rows, grad_columns = grads
+        rows = rows.masked_fill(rows.isneginf(), 0.0)  # nothing to share out: every weight is 0
+        columns = columns.masked_fill(columns.isneginf(), 0.0)
         grad_x = torch.empty_like(x, dtype=rows.dtype)
         grad_y = torch.zeros_like(y, dtype=rows.dtype)
-        grad_scale = rows.new_zeros(())
-        for block in _blocks(x, y):
-            groups, part = block
-            logits = _logits(x, y, scale, block, ctx.skip_diagonal)
+        for groups, part in _blocks(x, y):
+            logits = _logits(x, y, scale, skip, groups, part)
             weights = (logits - rows[groups, part, None]).exp_() * grad_rows[groups, part, None]
-            weights += (logits - columns[groups, None]).exp_() * grad_columns[groups, None]
-            products = logits.masked_fill_(logits.isneginf(), 0.0) if ctx.skip_diagonal else logits
-            grad_scale += torch.dot(weights.flatten(), products.flatten())
+            weights += logits.sub_(columns[groups, None]).exp_() * grad_columns[groups, None]
             grad_x[groups, part] = weights @ y[groups].to(weights.dtype)
             grad_y[groups] += weights.mT @ x[groups, part].to(weights.dtype)
+        grad_scale = (grad_x * x).sum()  # sum of weights * cosines
         return (
             (grad_x * scale).to(x.dtype),
             (grad_y * scale).to(y.dtype),
-            (grad_scale / scale).to(scale.dtype),
+            grad_scale.to(scale.dtype),
             None,
         )
 
 
-Block = tuple[slice, slice]  # groups, rows of x
-
-
-def _blocks(x: Tensor, y: Tensor) -> Iterator[Block]:
+def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Which groups, and which rows of x, are held at once."""
     groups, a, c = x.shape[0], x.shape[1], y.shape[1]
     rows_at_once = max(1, min(a, BLOCK_NUMBERS // max(1, c)))
     groups_at_once = max(1, BLOCK_NUMBERS // max(1, rows_at_once * c))
@@ -161,53 +186,14 @@ def _blocks(x: Tensor, y: Tensor) -> Iterator[Block]:
             yield slice(group, group + groups_at_once), slice(row, row + rows_at_once)
 
 
-def _logits(x: Tensor, y: Tensor, scale: Tensor, block: Block, skip_diagonal: bool) -> Tensor:
-    groups, part = block
+def _logits(
+    x: Tensor, y: Tensor, scale: Tensor, skip: Tensor, groups: slice, part: slice
+) -> Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)
     logits = (x[groups, part].to(wide) @ y[groups].to(wide).mT).mul_(scale)
-    if skip_diagonal:
-        width = min(logits.shape[1], max(0, logits.shape[2] - part.start))
-        index = torch.arange(width, device=x.device)
-        logits[:, index, index + part.start] = -torch.inf
+    r, c = skip[:, (skip[0] >= part.start) & (skip[0] < part.stop)]
+    logits[:, r - part.start, c] = -torch.inf
     return logits
-
-
-def _positive_logits(
-    x: Tensor, y: Tensor, scale: Tensor, positives: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Mean logit of each row's, and of each column's, positives: (G,A) and (G,C)."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    x, y = x.to(wide), y.to(wide)
-    if positives is None:
-        diagonal = (x * y).sum(2) * scale
-        return diagonal, diagonal
-    if positives.shape != (x.shape[1], y.shape[1]):
-        raise ShapeError(
-            f"positives {tuple(positives.shape)} for {x.shape[1]} rows and {y.shape[1]} columns"
-        )
-    rows = (x * _mean_of_positives(positives, y)).sum(2) * scale
-    columns = (y * _mean_of_positives(positives.mT, x)).sum(2) * scale
-    return rows, columns
-
-
-def _mean_of_positives(positives: Tensor, vectors: Tensor) -> Tensor:
-    """(A,C) bool and (G,C,D) -> (G,A,D): the mean of each row's positives.
-
-    The product is linear, so a mean of vectors stands for the mean of their logits. Almost every
-    row has one positive and is a plain gather; only the others need the matrix product.
-    """
-    counts = positives.sum(1)
-    first = positives.int().argmax(1)
-    means = vectors[:, first]
-    several = (counts > 1).nonzero()[:, 0]
-    if len(several):
-        weights = positives[several].to(vectors.dtype) / counts[several, None]
-        means = means.index_copy(1, several, weights @ vectors)
-    return means
-
-
-def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def _check_pair(x: Tensor, y: Tensor, *, ndim: int) -> None:

@@ -1,0 +1,158 @@
+"""What every method promises, checked for every subclass of ``Method`` that the package exports."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+import intarsia.methods
+from intarsia.methods import Method
+from intarsia.ops.similarity import paired_scores, pairwise_scores
+from intarsia.types import Dims, Embeddings, Features
+
+DIMS = Dims(embed=16, grid=(2, 3), context=12)
+METHODS = [
+    cls
+    for name in intarsia.methods.__all__
+    if issubclass(cls := getattr(intarsia.methods, name), Method) and cls is not Method
+]
+
+
+def features(batch: int = 6, tokens: int = 7, seed: int = 0) -> Features:
+    g = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, tokens + 1, (batch,), generator=g)
+    return Features(
+        image_global=torch.randn(batch, DIMS.embed, generator=g),
+        image_patches=torch.randn(batch, DIMS.num_patches, DIMS.embed, generator=g),
+        text_global=torch.randn(batch, DIMS.embed, generator=g),
+        text_tokens=torch.randn(batch, tokens, DIMS.embed, generator=g),
+        text_mask=torch.arange(tokens) < lengths[:, None],
+    )
+
+
+@pytest.fixture(params=METHODS, ids=lambda cls: cls.__name__)
+def method(request) -> Method:
+    torch.manual_seed(0)
+    return request.param(DIMS).eval()
+
+
+def encoded(method: Method, x: Features) -> tuple[Embeddings, Embeddings]:
+    return method.encode_image(x), method.encode_text(x)
+
+
+def assert_same(a: Embeddings, b: Embeddings) -> None:
+    for name, vectors in a.groups.items():
+        torch.testing.assert_close(vectors, b.groups[name], atol=1e-5, rtol=1e-5)
+
+
+def test_vectors_are_normalised(method):
+    for side in encoded(method, features()):
+        for vectors in side.groups.values():
+            torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(vectors.shape[:-1]))
+
+
+def test_more_padding_changes_nothing(method):
+    x = features()
+    junk = torch.full((6, 3, DIMS.embed), 50.0)
+    padded = replace(
+        x,
+        text_tokens=torch.cat([x.require("text_tokens"), junk], 1),
+        text_mask=torch.cat([x.require("text_mask"), torch.zeros(6, 3, dtype=torch.bool)], 1),
+    )
+    assert_same(method.encode_text(x), method.encode_text(padded))
+
+
+def test_a_text_without_tokens_is_finite(method):
+    x = features()
+    mask = x.require("text_mask").clone()
+    mask[2] = False
+    text = method.encode_text(replace(x, text_mask=mask))
+    assert all(vectors.isfinite().all() for vectors in text.groups.values())
+
+
+def test_rows_do_not_depend_on_their_batch(method):
+    x, order = features(), torch.tensor([3, 0, 5, 1, 4, 2])
+    for encode in (method.encode_image, method.encode_text):
+        assert_same(encode(x).rows(order), encode(x.rows(order)))
+        alone = [encode(x.rows(slice(i, i + 1))) for i in range(6)]
+        assert_same(encode(x), Embeddings.concatenate(alone))
+
+
+def test_scores_do_not_depend_on_chunks(method):
+    image, text = encoded(method, features())
+    whole = pairwise_scores(image, text, method.terms)
+    for matrix, index in zip(whole, (0, 1), strict=True):
+        rows = [
+            pairwise_scores(image.rows(slice(i, i + 2)), text, method.terms)[index]
+            for i in (0, 2, 4)
+        ]
+        torch.testing.assert_close(matrix, torch.cat(rows))
+        torch.testing.assert_close(
+            matrix.diagonal(), paired_scores(image, text, method.terms)[index]
+        )
+
+
+def test_saved_and_loaded_scores_are_equal(method, tmp_path):
+    torch.save(method.state_dict(), tmp_path / "state.pt")
+    torch.manual_seed(99)
+    other = type(method)(DIMS).eval()
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    first, second = (pairwise_scores(*encoded(m, features()), m.terms) for m in (method, other))
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
+def loss_of(method: Method, x: Features, ids: Tensor) -> dict[str, Tensor]:
+    image, text = encoded(method, x)
+    return method.loss(replace(image, ids=ids), replace(text, ids=ids))
+
+
+def test_gradients_are_finite_and_reach_every_weight(method):
+    x = features().map(lambda t: t.requires_grad_() if t.is_floating_point() else t)
+    loss_of(method, x, torch.tensor([0, 1, 1, 2, 3, 4]))["loss"].backward()
+    for name, parameter in method.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    assert x.require("image_global").grad.abs().sum() > 0
+    assert x.require("text_global").grad.abs().sum() > 0
+    for name, field in (("patches", "image_patches"), ("tokens", "text_tokens")):
+        if name in method.needs:
+            assert x.require(field).grad.abs().sum() > 0
+
+
+def test_the_order_of_a_batch_does_not_change_its_loss(method):
+    x, order, ids = features(), torch.tensor([3, 0, 5, 1, 4, 2]), torch.tensor([0, 1, 1, 2, 3, 4])
+    torch.testing.assert_close(
+        loss_of(method, x, ids)["loss"], loss_of(method, x.rows(order), ids[order])["loss"]
+    )
+
+
+def test_captions_of_one_picture_are_not_negatives(method):
+    """Told that rows 0 and 1 are one picture, the loss no longer pushes them apart."""
+    twice = features().rows(torch.tensor([0, 0, 1, 2, 3, 4]))
+    same = loss_of(method, twice, torch.tensor([0, 0, 1, 2, 3, 4]))["loss"]
+    strangers = loss_of(method, twice, torch.arange(6))["loss"]
+    assert same < strangers - 0.01
+
+
+def test_the_loss_falls_in_20_steps(method):
+    x, ids = features(batch=16, seed=4), torch.arange(16)
+    heads = torch.nn.ModuleDict(
+        {k: torch.nn.Linear(DIMS.embed, DIMS.embed) for k in ("image_global", "image_patches")}
+    )
+    optimizer = torch.optim.Adam([*method.parameters(), *heads.parameters()], lr=1e-2)
+    values = []
+    for _ in range(20):
+        seen = replace(x, **{name: head(x.require(name)) for name, head in heads.items()})
+        loss = loss_of(method, seen, ids)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert values[-1] < 0.8 * values[0]
+
+
+def test_alignment_and_patch_map_have_the_shapes_of_their_sides(method):
+    x = features(batch=1)
+    image, text = encoded(method, x)
+    assert method.alignment(image, text).ndim == 2
+    assert method.patch_map(x, x).shape == (1, DIMS.num_patches)

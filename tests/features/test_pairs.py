@@ -1,0 +1,138 @@
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from intarsia.data.problems import Problems
+from intarsia.errors import DataError
+from intarsia.features import pairs as pairs_module
+from intarsia.features.pairs import LivePairs
+from intarsia.features.store import CachedPairs, FeatureStore
+from intarsia.types import Record
+
+
+def test_pairs_are_every_caption_with_its_picture(backbone, records):
+    pairs = LivePairs(records, backbone)
+    assert len(pairs) == 4 * len(records)
+    batch = pairs[[0, 5, 191]]
+    assert batch.pictures.tolist() == [0, 1, 47]
+    assert torch.equal(batch.pixels[1], torch.from_numpy(records[1].image).permute(2, 0, 1))
+    expected = backbone.tokenize([records[1].captions[1]])
+    mask = batch.tokens.mask[1]
+    assert torch.equal(batch.tokens.ids[1][mask], expected.ids[0][expected.mask[0]])
+    assert pairs.record_id(5) == records[1].id
+
+
+@pytest.fixture(params=[0, 2**32], ids=["at every visit", "in memory"])
+def in_memory(request, monkeypatch):
+    monkeypatch.setattr(pairs_module, "IN_MEMORY_BYTES", request.param)
+    return bool(request.param)
+
+
+def test_both_ways_of_reading_give_the_same_batches(backbone, records, in_memory):
+    pairs = LivePairs(records[:4], backbone)
+    assert (pairs.pixels is not None) is in_memory
+    expected = torch.stack([torch.from_numpy(records[i].image).permute(2, 0, 1) for i in (3, 0)])
+    assert torch.equal(pairs[[12, 1]].pixels, expected)
+
+
+def test_unreadable_pictures_never_end_an_epoch(backbone, broken, in_memory):
+    problems = Problems(0.1)
+    pairs = LivePairs(broken, backbone, problems)
+    if in_memory:
+        assert len(pairs) == 46 * 4
+        assert {p.source for p in problems} == {broken[5].id, broken[11].id}
+    else:
+        batch = pairs[[20, 24]]  # pictures 5 (broken) and 6
+        assert batch.pictures.tolist() == [6, 6]
+        assert {name for name, _ in batch.problems} == {broken[5].id}
+
+
+def test_nothing_readable_or_nothing_to_say_is_an_error(backbone, records, monkeypatch):
+    with pytest.raises(DataError, match="no caption"):
+        LivePairs([Record("a", records[0].image, ())], backbone)
+    monkeypatch.setattr(pairs_module, "IN_MEMORY_BYTES", 0)
+    with pytest.raises(DataError, match="none of 1 pairs"):
+        LivePairs([Record("a", b"", ("word",))], backbone)[[0]]
+
+
+def test_workers_give_what_one_process_gives(backbone, records, monkeypatch):
+    monkeypatch.setattr(pairs_module, "IN_MEMORY_BYTES", 0)
+    pairs = LivePairs(records[:4], backbone)
+    sampler = [[0, 3], [9, 15]]
+    loader = DataLoader(
+        pairs, sampler=sampler, batch_size=None, num_workers=1, multiprocessing_context="forkserver"
+    )
+    for batch, index in zip(loader, sampler, strict=True):
+        assert torch.equal(batch.pixels, pairs[index].pixels)
+
+
+def test_cached_states_equal_live_ones(backbone, records, tmp_path):
+    backbone.eval()
+    store = FeatureStore(tmp_path, records, backbone)
+    store.ensure(patches="value", tokens=True)
+    cached = CachedPairs(store, patches=True, tokens=True)
+    live = LivePairs(records, backbone)
+    index = [3, 100, 17]
+    batch = live[index]
+    with torch.inference_mode():
+        image = backbone.image_states(batch.pixels, dense="value")
+        text = backbone.text_states(batch.tokens)
+    states = cached[index].states
+    close = {"atol": 5e-3, "rtol": 5e-3}  # stored in half precision
+    torch.testing.assert_close(states.image_global, image.image_global, **close)
+    torch.testing.assert_close(states.image_patches, image.image_patches, **close)
+    torch.testing.assert_close(states.text_global, text.text_global, **close)
+    for row in range(3):
+        torch.testing.assert_close(
+            states.text_tokens[row][states.text_mask[row]],
+            text.text_tokens[row][text.text_mask[row]],
+            **close,
+        )
+    assert cached.record_id(100) == live.record_id(100) == records[25].id
+
+
+def test_a_store_grows_by_what_is_missing(backbone, records, tmp_path):
+    store = FeatureStore(tmp_path, records, backbone)
+    store.ensure(patches=None, tokens=False)
+    assert not (tmp_path / "image_patches.npy").exists()
+    before = (tmp_path / "text_global.npy").stat().st_mtime_ns
+    store.ensure(patches="value", tokens=False)
+    assert (tmp_path / "image_patches.npy").exists()
+    assert (tmp_path / "text_global.npy").stat().st_mtime_ns == before
+
+
+def test_a_store_of_other_records_or_weights_is_refused(backbone, records, tmp_path):
+    FeatureStore(tmp_path, records, backbone)
+    with pytest.raises(DataError, match="features of records"):
+        FeatureStore(tmp_path, records[:7], backbone)
+    with torch.no_grad():
+        next(backbone.towers()[0].parameters()).add_(1)
+    with pytest.raises(DataError, match="features of backbone"):
+        FeatureStore(tmp_path, records, backbone)
+
+
+def test_an_interrupted_field_is_computed_again(backbone, records, tmp_path, monkeypatch):
+    store = FeatureStore(tmp_path, records, backbone)
+    calls = iter(range(10))
+    original = backbone.text_states
+
+    def dies_at_the_second_call(tokens):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return original(tokens)
+
+    monkeypatch.setattr(backbone, "text_states", dies_at_the_second_call)
+    monkeypatch.setattr("intarsia.features.store.TEXTS_AT_ONCE", 100)
+    with pytest.raises(KeyboardInterrupt):
+        store.ensure(patches=None, tokens=True)
+    assert not (tmp_path / "text_global.npy").exists()
+    store.ensure(patches=None, tokens=True)
+    assert len(CachedPairs(store, patches=False, tokens=True)) == 192
+
+
+def test_unreadable_pictures_are_left_out_of_cached_pairs(backbone, broken, tmp_path):
+    problems = Problems(0.1)
+    store = FeatureStore(tmp_path, broken, backbone)
+    store.ensure(patches=None, tokens=False, problems=problems)
+    pairs = CachedPairs(store, patches=False, tokens=False)
+    assert len(pairs) == 46 * 4 and len(problems) == 2
