@@ -6,7 +6,6 @@ each phrase and model. Nothing in it knows a method, metric or data set by name.
 
 from __future__ import annotations
 
-import os
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from PIL import Image
 from intarsia.errors import ConfigError, unknown
 from intarsia.evaluation.metrics import Metric, require_no_nan
 from intarsia.evaluation.pointing import pointing_hits
+from intarsia.runtime import atomic
 from intarsia.types import Box
 
 PICTURE_SIDE = 512  # pixels of the longer side of an embedded picture
@@ -115,7 +115,8 @@ def write_report(
             facts=facts,
         )
     )
-    _write_atomically(path, page)
+    with atomic(path) as draft:
+        draft.write_text(page, encoding="utf-8")
 
 
 def _environment() -> Environment:
@@ -370,10 +371,3 @@ def _data_uri(image: Image.Image, quality: int) -> str:
     target = BytesIO()
     image.save(target, format="WEBP", quality=quality)
     return f"data:image/webp;base64,{b64encode(target.getvalue()).decode()}"
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)

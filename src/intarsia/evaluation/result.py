@@ -88,17 +88,15 @@ def versions() -> dict[str, str]:
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """A row a result: each metric as value ± half its interval, ``-`` where it has none."""
-    names = list(dict.fromkeys(name for result in results for name in result["metrics"]))
-    columns = ("model", "seed", "protocol", "data", "split", "n")
-    view = Table()
-    for column in columns:
-        view.add_column(column)
-    for name in names:
-        view.add_column(name, justify="right")
+    """A row a metric, a column a result: value ± half its interval, ``-`` where it has none."""
+    first = results[0]
+    title = f"{first['protocol']} on {first['data']} {first['split']}, n = {first['n']}"
+    view = Table("metric", title=title)
     for result in results:
-        cells = [_cell(result["metrics"].get(name)) for name in names]
-        view.add_row(*(str(result[column]) for column in columns), *cells)
+        seed = "" if result["seed"] is None else f"\nseed {result['seed']}"
+        view.add_column(f"{result['model']}{seed}", justify="right")
+    for name in dict.fromkeys(name for result in results for name in result["metrics"]):
+        view.add_row(name, *(_cell(result["metrics"].get(name)) for result in results))
     return view
 
 

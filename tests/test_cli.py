@@ -1,0 +1,129 @@
+"""The command line as a user types it, on generated scenes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from intarsia.cli import main, train_parser
+from intarsia.evaluation.result import KEYS
+from intarsia.types import Record
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_config_parses(path):
+    options = train_parser().parse_args(["--config", str(path), "--out", "nowhere"])
+    assert options.data.name and options.method.class_path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    for name, seed in (("a", 0), ("b", 1), ("c", 0), ("d", 1)):
+        method = "Clip" if name in "ab" else "Registers"
+        main(
+            f"train --data.name scenes --data.split train[:32] --backbone scenes-clip "
+            f"--method {method} --trainer.steps 2 --trainer.batch_size 8 "
+            f"--out {folder / name} --seed {seed}".split()
+        )
+    return folder
+
+
+@pytest.mark.parametrize("protocol", ["retrieval", "negatives", "pointing"])
+def test_evaluate_prints_a_table_and_writes_a_result(run, protocol, capsys, tmp_path):
+    file = tmp_path / "result.json"
+    main(
+        f"evaluate {protocol} --model {run / 'c'} --data scenes --split test[:12] "
+        f"--json {file}".split()
+    )
+    result = json.loads(file.read_text())
+    assert tuple(result) == KEYS
+    assert result["protocol"] == protocol and result["seed"] == 0
+    assert result["config"]["method"]["class_path"].endswith("Registers")
+    for metric in result["metrics"].values():
+        assert metric["ci95"][0] <= metric["value"] <= metric["ci95"][1]
+    if protocol == "retrieval":
+        assert result["n"] == 48 and result["metrics"]["i2t_r1"]["n"] == 12
+    assert next(iter(result["metrics"])) in capsys.readouterr().out
+
+
+def test_compare_pairs_the_seeds(run, capsys, tmp_path):
+    files = {}
+    for name in "abcd":
+        files[name] = tmp_path / f"{name}.json"
+        main(
+            f"evaluate retrieval --model {run / name} --data scenes --split test[:12] "
+            f"--json {files[name]}".split()
+        )
+    capsys.readouterr()
+    main(f"compare --a {files['c']} {files['d']} --b {files['a']} {files['b']}".split())
+    out = capsys.readouterr().out
+    assert "i2t_r1" in out and "t2i_r10" in out
+
+
+def test_a_backbone_alone_can_be_evaluated(capsys):
+    main("evaluate retrieval --model scenes-clip --data scenes --split test[:6]".split())
+    assert "scenes-clip" in capsys.readouterr().out
+
+
+def test_import_makes_a_table_that_trains(tmp_path, records):
+    from PIL import Image
+
+    rows = []
+    for index, record in enumerate(records[:8]):
+        assert isinstance(record, Record)
+        Image.fromarray(record.image).save(tmp_path / f"{index}.png")
+        rows += [{"image": f"{index}.png", "caption": c} for c in record.captions]
+    source = tmp_path / "captions.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = tmp_path / "scenes.lance"
+    main(f"import --data.name file --data.root {source} --out {table}".split())
+    main(
+        f"train --data.name table --data.root {table} --backbone scenes-clip "
+        f"--trainer.steps 1 --trainer.batch_size 8 --out {tmp_path / 'run'}".split()
+    )
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("trian", "unknown verb 'trian'"),
+        ("evaluate boxing", "unknown protocol 'boxing'"),
+        ("evaluate retrieval --model nowhere --data scenes", "unknown backbone 'nowhere'"),
+        ("evaluate retrieval --model scenes-clip --data scans", "unknown data set 'scans'"),
+        ("evaluate retrieval --model scenes-clip --data scenes --split no", "unknown split"),
+        (
+            "train --data.name flickr8k --data.root nowhere --backbone scenes-clip "
+            "--trainer.steps 1 --out {out}",
+            "nowhere",
+        ),
+        ("train --data.name scenes --backbone scenes-clip --out {out}", "trainer.steps"),
+    ],
+)
+def test_mistakes_are_one_clear_line(arguments, message, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments.format(out=tmp_path / "out").split())
+    assert stop.value.code == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert message in error and "Traceback" not in error
+
+
+def test_unknown_options_are_refused(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(
+            f"train --data.name scenes --backbone scenes-clip --trainer.stesp 3 "
+            f"--out {tmp_path}".split()
+        )
+    assert "stesp" in capsys.readouterr().err
+
+
+def test_help_teaches(capsys):
+    main([])
+    assert "intarsia train" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert "peak learning rate" in text and "--resume" in text
