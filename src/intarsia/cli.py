@@ -19,7 +19,12 @@ from rich.logging import RichHandler
 
 from intarsia.errors import ConfigError, IntarsiaError, unknown
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+for name, value in {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",  # no load reports
+    "TQDM_DISABLE": "1",  # other libraries' progress bars
+}.items():
+    os.environ.setdefault(name, value)
 screen = Console()
 
 Verb = Callable[[list[str]], None]

@@ -10,8 +10,10 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 METHODS = {"clip": "Clip", "registers": "Registers"}
 START = "pretrained"
+BATCH = 256
 REPLACEMENTS = ("replace_subject", "replace_object", "replace_relation", "replace_attribute")
 COLUMNS = {
     "i2t_r1": Column("I→T R@1", "the first of all captions is one of the picture's", None),
@@ -51,6 +54,20 @@ LEAD = (
 )
 
 
+@dataclass(frozen=True)
+class Size:
+    """How much a demo does: scenes, optimiser steps before and after the fork, test scenes."""
+
+    scenes: int
+    pretraining: int
+    adapting: int
+    test: int
+
+
+FULL = Size(scenes=20_000, pretraining=400, adapting=160, test=1_000)
+FAST = Size(scenes=4_000, pretraining=60, adapting=20, test=200)
+
+
 def demo(
     *, out: Path = Path("runs/demo"), fast: bool = False, seed: int = 0, pictures: int = 8
 ) -> None:
@@ -64,12 +81,12 @@ def demo(
     """
     began = time.perf_counter()
     out = out / "fast" if fast else out
-    scenes, pretraining, adapting = (4_000, 90, 30) if fast else (20_000, 560, 140)
-    training = _Training(out, seed, scenes)
-    models = {START: training.run(START, "Clip", pretraining, 1e-3, None)}
+    size = FAST if fast else FULL
+    training = _Training(out, seed, size.scenes)
+    models = {START: training.run(START, "Clip", size.pretraining, 1e-3, None)}
     for name, method in METHODS.items():
-        models[name] = training.run(name, method, adapting, 5e-4, out / START)
-    test = list(SceneSet("test", 300 if fast else None).records())
+        models[name] = training.run(name, method, size.adapting, 5e-4, out / START)
+    test = list(SceneSet("test", size.test).records())
     results = {name: _evaluate(name, model, test, out, seed) for name, model in models.items()}
     Console().print(results_table(results))
     minutes = (time.perf_counter() - began) / 60
@@ -82,7 +99,7 @@ def demo(
         columns=COLUMNS,
         curves=_curves(out, [START, *METHODS]),
         pictures=[_picture(record, models) for record in progress(test[:pictures], "phrase maps")],
-        facts=_facts(seed, len(test), scenes, minutes),
+        facts=_facts(seed, size, minutes, fast),
     )
     Console().print(f"{minutes:.1f} minutes; the report with pictures: [bold]{report}[/]")
 
@@ -106,7 +123,7 @@ class _Training:
 
     def run(self, name: str, method: str, steps: int, lr: float, init: Path | None) -> Model:
         spec = ModelSpec({"spec": "scenes-clip"}, {"class_path": f"intarsia.methods.{method}"})
-        trainer = Trainer(steps=steps, lr=lr, schedule=Schedule(warmup=0.1))
+        trainer = Trainer(steps=steps, batch_size=BATCH, lr=lr, schedule=Schedule(warmup=0.1))
         return train(
             spec,
             self.data,
@@ -150,8 +167,6 @@ def _evaluate(
 
 def _replacement(per_query: Mapping[str, Outcomes]) -> Metric:
     """All replacements together, one vote a query."""
-    import numpy as np
-
     parts = [per_query[kind] for kind in REPLACEMENTS if kind in per_query]
     clusters = [part.clusters for part in parts if part.clusters is not None]
     joined = Outcomes(np.concatenate([p.values for p in parts]), np.concatenate(clusters))
@@ -160,7 +175,7 @@ def _replacement(per_query: Mapping[str, Outcomes]) -> Metric:
 
 def results_table(results: Mapping[str, Mapping[str, Metric]]) -> Table:
     """Rows are models, columns are metrics, each with half its 95% interval."""
-    table = Table(title="1,000 scenes never seen; percent ± half a 95% interval", expand=False)
+    table = Table(title="scenes never seen; percent ± half a 95% interval")
     table.add_column("model")
     for column in COLUMNS.values():
         chance = "" if column.chance is None else f"\n(chance {column.chance:.0f})"
@@ -202,11 +217,12 @@ def _picture(record: Record, models: Mapping[str, Model]) -> Picture:
     return Picture(record.id, image, record.captions, rows)
 
 
-def _facts(seed: int, num_test: int, num_train: int, minutes: float) -> dict[str, str]:
+def _facts(seed: int, size: Size, minutes: float, fast: bool) -> dict[str, str]:
     packages = ", ".join(f"{name} {number}" for name, number in versions().items())
     return {
-        "command": "intarsia demo",
-        "data": f"{num_train:,} generated scenes for training, {num_test:,} for the table",
+        "command": f"intarsia demo --seed {seed}" + (" --fast true" if fast else ""),
+        "data": f"{size.scenes:,} generated scenes for training, {size.test:,} for the table",
+        "steps": f"{size.pretraining} of pretraining, then {size.adapting} with each method",
         "seed": str(seed),
         "time": f"{minutes:.1f} minutes",
         "versions": packages,

@@ -29,6 +29,7 @@ from intarsia.types import Batch, Dense, Embeddings, Features, ImageSource
 Freeze = Literal["none", "towers", "backbone"]
 Gather = Callable[[Embeddings], Embeddings]
 T = TypeVar("T")
+AnyImage = str | ImageSource | Image.Image
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 
 
@@ -106,9 +107,7 @@ class Model(nn.Module):
     # ---- asking -------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def image_features(
-        self, images: Sequence[ImageSource | Image.Image], *, patches: bool = False
-    ) -> Features:
+    def image_features(self, images: Sequence[AnyImage], *, patches: bool = False) -> Features:
         dense = self._patches if patches else self.dense
         pixels = torch.stack([self.backbone.preprocess(_picture(image)) for image in images])
         return self.backbone.encode_image(pixels.to(self.device), dense=dense)
@@ -119,10 +118,11 @@ class Model(nn.Module):
 
     @torch.inference_mode()
     def encode_images(
-        self, images: Iterable[ImageSource | Image.Image], *, batch_size: int = 64
+        self, images: Iterable[AnyImage], *, batch_size: int | None = None
     ) -> Embeddings:
-        """Pictures -> embeddings on the CPU, ``batch_size`` at a time."""
+        """Pictures -> embeddings on the CPU, ``batch_size`` at a time (None = what is fast)."""
         self.eval()
+        batch_size = batch_size or self.backbone.images_at_once
         encode = self.method.encode_image
         parts = [encode(self.image_features(some)).cpu() for some in _chunks(images, batch_size)]
         return Embeddings.concatenate(parts)
@@ -141,12 +141,12 @@ class Model(nn.Module):
         return pairwise_scores(image, text, self.method.terms)
 
     @torch.inference_mode()
-    def alignment(self, image: ImageSource | Image.Image, text: str) -> Tensor:
+    def alignment(self, image: AnyImage, text: str) -> Tensor:
         """(vectors of the picture, vectors of the text): who matches whom inside one pair."""
         return self.method.alignment(self.encode_images([image]), self.encode_texts([text]))
 
     @torch.inference_mode()
-    def patch_maps(self, image: ImageSource | Image.Image, phrases: Sequence[str]) -> Tensor:
+    def patch_maps(self, image: AnyImage, phrases: Sequence[str]) -> Tensor:
         """Where each phrase is in one picture: (P,h,w), higher = better match."""
         self.eval()
         picture = self.image_features([image], patches=True)
@@ -232,8 +232,10 @@ def dump_config(config: dict[str, Any]) -> str:
     return yaml.safe_dump(json.loads(json.dumps(config, default=str)), sort_keys=False)
 
 
-def _picture(image: ImageSource | Image.Image) -> Image.Image:
-    return image if isinstance(image, Image.Image) else load_image(image)
+def _picture(image: AnyImage) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    return load_image(Path(image) if isinstance(image, str) else image)
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -122,7 +122,7 @@ def test_an_interrupted_field_is_computed_again(backbone, records, tmp_path, mon
         return original(tokens)
 
     monkeypatch.setattr(backbone, "text_states", dies_at_the_second_call)
-    monkeypatch.setattr("intarsia.features.store.TEXTS_AT_ONCE", 100)
+    monkeypatch.setattr("intarsia.features.store.TEXTS_SORTED", 100)
     with pytest.raises(KeyboardInterrupt):
         store.ensure(patches=None, tokens=True)
     assert not (tmp_path / "text_global.npy").exists()

@@ -152,9 +152,21 @@ def test_length_is_given_once(settings):
         Trainer(**settings)
 
 
+def test_two_processes_train_as_one(tmp_path):
+    """Half the batch on each of two ranks: the same losses as one process with all of it."""
+    common = "train --data.name scenes --data.split train[:12] --backbone scenes-clip"
+    common += " --method Registers --trainer.precision 32-true --trainer.log_every 1"
+    common += " --trainer.steps 4 --trainer.accelerator cpu"
+    two = "--trainer.batch_size 8 --trainer.devices 2 --out".split()
+    assert start(*common.split(), *two, str(tmp_path / "two")).wait(timeout=300) == 0
+    main([*common.split(), "--trainer.batch_size", "16", "--out", str(tmp_path / "one")])
+    one, both = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert both == pytest.approx(one, rel=1e-4)
+
+
 def start(*arguments: str) -> subprocess.Popen:
-    """``intarsia train`` as a process of its own."""
-    command = [sys.executable, "-c", "from intarsia.cli import main; main()", *arguments]
+    """The command line as a process of its own."""
+    command = [sys.executable, "-m", "intarsia", *arguments]
     return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 

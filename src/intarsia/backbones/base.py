@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from intarsia.types import Dense, Dims, Features, TokenBatch
+from intarsia.types import Box, Dense, Dims, Features, TokenBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +38,29 @@ class ImageTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB picture -> (3, size, size) uint8."""
-        if self.mode == "squash":
-            image = self._resized(image, self.size, self.size)
-        else:
-            short, long = sorted(image.size)
-            new_long = int(self.resize * long / short)
-            wide = image.width > image.height
-            width, height = (new_long, self.resize) if wide else (self.resize, new_long)
-            image = self._resized(image, width, height)
-            left = self._margin(image.width - self.size)
-            top = self._margin(image.height - self.size)
-            image = image.crop((left, top, left + self.size, top + self.size))
+        width, height, left, top = self._geometry(image.size)
+        image = self._resized(image, width, height)
+        image = image.crop((left, top, left + self.size, top + self.size))
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+    def boxes(self, boxes: Sequence[Box], size: tuple[int, int]) -> list[Box]:
+        """Boxes of a picture of ``size`` (width, height) -> the same in pixels of the output.
+
+        What was cut off gets coordinates outside (0, 0, size, size).
+        """
+        width, height, left, top = self._geometry(size)
+        x, y = width / size[0], height / size[1]
+        return [
+            (x0 * x - left, y0 * y - top, x1 * x - left, y1 * y - top) for x0, y0, x1, y1 in boxes
+        ]
+
+    def _geometry(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Width and height to scale a picture to, then left and top of the square to cut."""
+        if self.mode == "squash":
+            return self.size, self.size, 0, 0
+        longer = int(self.resize * max(size) / min(size))
+        width, height = (longer, self.resize) if size[0] > size[1] else (self.resize, longer)
+        return width, height, self._margin(width - self.size), self._margin(height - self.size)
 
     @staticmethod
     def _margin(excess: int) -> int:
@@ -97,6 +108,12 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def towers(self) -> list[nn.Module]:
         """The modules whose outputs are ``*_states``: what freezing freezes."""
+
+    @property
+    def images_at_once(self) -> int:
+        """Pictures a forward pass: on CPU few enough for their activations to stay in cache."""
+        on_cpu = next(self.parameters()).device.type == "cpu"
+        return 8 if on_cpu else 128
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """RGB picture -> (3,H,W) uint8 pixels for ``encode_image``."""

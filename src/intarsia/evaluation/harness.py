@@ -22,8 +22,6 @@ from intarsia.ops.similarity import paired_scores
 from intarsia.runtime import progress
 from intarsia.types import Embeddings, Record
 
-IMAGES_AT_ONCE = 64
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -65,15 +63,17 @@ def evaluate_negatives(model: Model, records: Sequence[Record], problems: Proble
 def evaluate_pointing(model: Model, records: Sequence[Record], problems: Problems) -> Evaluation:
     """Pointing game of every distinct phrase of a picture on the patch grid."""
     hits, chance, owner = [], [], []
-    h, w = model.backbone.dims.grid
+    grid, transform = model.backbone.dims.grid, model.backbone.transform
+    size = (transform.size, transform.size)
     kept = [record for record in records if record.phrases]
     for index, (record, image) in enumerate(_pictures(kept, problems)):
         boxes = phrase_boxes(record)
         if not boxes:
             continue
         maps = model.patch_maps(image, list(boxes))
-        hits.append(pointing_hits(maps, list(boxes.values()), image.size))
-        chance.append(pointing_chance(list(boxes.values()), (h, w), image.size))
+        seen = [transform.boxes(part, image.size) for part in boxes.values()]
+        hits.append(pointing_hits(maps, seen, size))
+        chance.append(pointing_chance(seen, grid, size))
         owner += [index] * len(boxes)
     if not hits:
         raise DataError("no record has phrases with boxes to point at")
@@ -121,7 +121,7 @@ def _encoded_pictures(
     first = next(stream := images(), None)
     if first is None:
         raise DataError(f"none of {len(records)} records has what this protocol needs")
-    embeddings = model.encode_images(_chain(first, stream), batch_size=IMAGES_AT_ONCE)
+    embeddings = model.encode_images(_chain(first, stream))
     return good, embeddings
 
 

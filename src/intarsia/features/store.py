@@ -28,7 +28,7 @@ from intarsia.types import Batch, Dense, Features, Record
 
 IMAGE_FIELDS = ("image_global", "image_patches")
 TEXT_FIELDS = ("text_global", "text_tokens")
-IMAGES_AT_ONCE, TEXTS_AT_ONCE = 32, 256
+TEXTS_AT_ONCE, TEXTS_SORTED = 64, 2048
 
 
 class FeatureStore:
@@ -73,9 +73,10 @@ class FeatureStore:
     def _run_images(self, dense: Dense | None, problems: Problems) -> None:
         readable = np.ones(len(self.records), dtype=bool)
         with _growing(self.folder) as write:
-            starts = range(0, len(self.records), IMAGES_AT_ONCE)
-            for start in progress(starts, "image features, by 32"):
-                part = self.records[start : start + IMAGES_AT_ONCE]
+            step = self.backbone.images_at_once
+            starts = range(0, len(self.records), step)
+            for start in progress(starts, f"image features, by {step}"):
+                part = self.records[start : start + step]
                 pixels = self._pixels(part, start, readable, problems)
                 states = self.backbone.image_states(pixels, dense=dense)
                 write("image_global", states.require("image_global"))
@@ -103,14 +104,27 @@ class FeatureStore:
     def _run_texts(self, with_tokens: bool) -> None:
         captions = [caption for record in self.records for caption in record.captions]
         with _growing(self.folder) as write:
-            starts = range(0, len(captions), TEXTS_AT_ONCE)
-            for start in progress(starts, "text features, by 256"):
-                tokens = self.backbone.tokenize(captions[start : start + TEXTS_AT_ONCE])
-                states = self.backbone.text_states(tokens)
-                write("text_global", states.require("text_global"))
+            starts = range(0, len(captions), TEXTS_SORTED)
+            for start in progress(starts, f"text features, by {TEXTS_SORTED}"):
+                pooled, tokens = self._texts(captions[start : start + TEXTS_SORTED])
+                write("text_global", torch.stack(pooled))
                 if with_tokens:
-                    write("text_tokens", states.require("text_tokens")[tokens.mask])
-                    write("text_lengths", tokens.mask.sum(1))
+                    write("text_tokens", torch.cat(tokens))
+                    write("text_lengths", torch.tensor([len(states) for states in tokens]))
+
+    def _texts(self, captions: Sequence[str]) -> tuple[list[Tensor], list[Tensor]]:
+        """Pooled vector and real tokens' states of each caption; alike lengths go together."""
+        by_length = sorted(range(len(captions)), key=lambda index: len(captions[index]))
+        rows: dict[int, tuple[Tensor, Tensor]] = {}
+        for start in range(0, len(captions), TEXTS_AT_ONCE):
+            part = by_length[start : start + TEXTS_AT_ONCE]
+            batch = self.backbone.tokenize([captions[index] for index in part])
+            states = self.backbone.text_states(batch)
+            pooled, tokens = states.require("text_global"), states.require("text_tokens")
+            for row, index in enumerate(part):
+                rows[index] = pooled[row], tokens[row][batch.mask[row]]
+        ordered = [rows[index] for index in range(len(captions))]
+        return [pooled for pooled, _ in ordered], [tokens for _, tokens in ordered]
 
     def load(self, name: str) -> np.ndarray:
         """One field as a read-only memory map."""

@@ -90,7 +90,22 @@ class Trainer:
         self.log_every, self.save_every = log_every, save_every
         self.validate_every = validate_every
         self.num_workers = num_workers
-        self.fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)
+        self.fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,
+            # a method may leave outputs of its backbone unused
+            strategy="auto" if devices == 1 else "ddp_find_unused_parameters_true",
+        )
+
+        self._launched = False
+
+    def launch(self) -> Fabric:
+        """Start the other processes, if there are to be any; a second call does nothing."""
+        if not self._launched:
+            self.fabric.launch()
+            self._launched = True
+        return self.fabric
 
     def fit(
         self,
@@ -136,7 +151,7 @@ class _Run:
         self.last = out / "checkpoints" / "last.ckpt"
         if self.last.exists() and not resume:
             raise TrainingError(f"{out} already holds a run: add --resume, or choose another --out")
-        self.fabric.launch()
+        trainer.launch()
         seed_everything(seed + self.fabric.global_rank)
         self.model = model
         self.module = self.fabric.setup_module(_Step(model))

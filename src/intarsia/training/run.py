@@ -80,8 +80,9 @@ def train(
     if init is not None:
         fresh = model.start_from(init)
         logger.info("%d tensors keep their fresh values: %s", len(fresh), ", ".join(fresh[:5]))
-    write_config(out, spec, config or {}, resume=resume)
-    pairs = make_pairs(model, records, cache, problems)
+    with trainer.launch().rank_zero_first(local=True):
+        write_config(out, spec, config or {}, resume=resume)
+        pairs = make_pairs(model, records, cache, problems)
     trainer.fit(
         model,
         pairs,
