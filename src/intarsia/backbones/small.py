@@ -18,7 +18,7 @@ SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<bos>", "eo
 
 
 def load_scenes_clip(*, words: Sequence[str] | None = None) -> HuggingFaceClip:
-    """A Hugging Face CLIP of 3 million weights for pictures of 112 x 112 pixels (7 x 7 patches).
+    """A Hugging Face CLIP of 1.5 million weights for pictures of 112 x 112 pixels (7 x 7 patches).
 
     Its weights come from torch's global generator.
 
@@ -58,7 +58,7 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def _config(tokenizer: Any) -> CLIPConfig:
-    vision = {"image_size": SIZE, "patch_size": 16, **_sizes(width=192, layers=4, heads=3)}
+    vision = {"image_size": SIZE, "patch_size": 16, **_sizes(width=128, layers=4, heads=2)}
     text = {
         "max_position_embeddings": CONTEXT,
         "vocab_size": len(tokenizer),

@@ -27,7 +27,7 @@ COLOURS = {
     "black": (14, 14, 16),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart", "ring")
-DIAMETERS = {"small": (16, 18, 20), "large": (34, 36, 38, 40)}  # pixels
+DIAMETERS = {"small": (22, 24), "large": (38, 40, 42)}  # pixels
 TEXTURES = ("solid", "striped")
 
 HELD_OUT = (
