@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 METHODS = {"clip": "Clip", "registers": "Registers"}
 START = "pretrained"
-BATCH = 256
+BATCH = 128
 REPLACEMENTS = ("replace_subject", "replace_object", "replace_relation", "replace_attribute")
 COLUMNS = {
     "i2t_r1": Column("I→T R@1", "the first of all captions is one of the picture's", None),
@@ -64,8 +64,8 @@ class Size:
     test: int
 
 
-FULL = Size(scenes=20_000, pretraining=400, adapting=160, test=1_000)
-FAST = Size(scenes=4_000, pretraining=60, adapting=20, test=200)
+FULL = Size(scenes=20_000, pretraining=800, adapting=240, test=1_000)
+FAST = Size(scenes=4_000, pretraining=120, adapting=30, test=200)
 
 
 def demo(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intarsia.backbones.base import Backbone, ImageTransform
@@ -43,7 +44,7 @@ class DualEncoder(Backbone):
         embed_dim: D.
         pooling: how ``text_global`` comes from the hidden states.
         projection: ``linear``, or ``mlp`` with one hidden layer of width 2 D.
-        dropout: on the inputs of the projections.
+        dropout: on the inputs of the projections, by feature.
     """
 
     def __init__(
@@ -189,4 +190,13 @@ def _projection(width: int, embed_dim: int, kind: Projection, dropout: float) ->
     else:
         hidden = 2 * embed_dim
         layers = [nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, embed_dim, bias=False)]
-    return nn.Sequential(nn.Dropout(dropout), *layers) if dropout else nn.Sequential(*layers)
+    return nn.Sequential(_FeatureDropout(dropout), *layers) if dropout else nn.Sequential(*layers)
+
+
+class _FeatureDropout(nn.Dropout):
+    """Dropout of features: in (B,M,W) the same ones at all positions, which is M times cheaper."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 2:
+            return super().forward(x)
+        return F.dropout1d(x.mT, self.p, self.training).mT
