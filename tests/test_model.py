@@ -88,6 +88,12 @@ def test_folders_that_are_no_models_are_named(tmp_path):
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("path", ["os.system", "intarsia.methods.Clap", "nowhere.Clip", "Clip"])
+def test_only_methods_are_built(path):
+    with pytest.raises(ConfigError, match="method"):
+        ModelSpec({"spec": "scenes-clip"}, {"class_path": path}).build()
+
+
 def test_another_backbone_cannot_be_the_start(tmp_path):
     saved(SPEC, tmp_path)
     other = ModelSpec({"spec": "scenes-clip", "words": ["one", "two"]}).build()

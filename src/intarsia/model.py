@@ -54,10 +54,20 @@ class ModelSpec:
         seed_everything(seed)
         backbone = load_backbone(**self.backbone)
         seed_everything(seed)
-        module, _, name = self.method["class_path"].rpartition(".")
-        method_class = getattr(importlib.import_module(module), name)
+        method_class = _method_class(self.method["class_path"])
         method = method_class(backbone.dims, **self.method.get("init_args") or {})
         return Model(backbone, method, freeze=self.freeze, dense=self.dense)
+
+
+def _method_class(path: str) -> Callable[..., Method]:
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"there is no method {path!r}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ConfigError(f"{path!r} is not a method: it must be a subclass of Method")
+    return found
 
 
 class Model(nn.Module):

@@ -142,7 +142,7 @@ def test_unreadable_pictures_are_left_out_and_listed(tmp_path, broken):
     train(CLIP, data, small(steps=2), tmp_path, records=broken)
     listed = [json.loads(line) for line in (tmp_path / "problems.jsonl").read_text().splitlines()]
     assert {row["source"] for row in listed} == {broken[5].id, broken[11].id}
-    with pytest.raises(DataError, match="2 of 48 records are bad"):
+    with pytest.raises(DataError, match="1 of 48 records are bad"):
         train(CLIP, DATA, small(steps=2), tmp_path / "strict", records=broken)
 
 

@@ -56,6 +56,10 @@ class Problems:
         """Count records, good or bad: what the fraction is taken of."""
         self.num_seen += count
 
+    def expect(self, count: int) -> None:
+        """Records whose pictures come next: they count unless their reader has counted them."""
+        self.num_seen = max(self.num_seen, count)
+
     def add(self, source: object, field: str, reason: str) -> None:
         self._bad[Problem(str(source), field, reason)] = None
 

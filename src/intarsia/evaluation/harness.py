@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from intarsia.data.images import load_image
-from intarsia.data.problems import EARLY, Problems
+from intarsia.data.problems import Problems
 from intarsia.errors import DataError
 from intarsia.evaluation.metrics import Metric, Outcomes, summarise
 from intarsia.evaluation.negatives import hard_negative_outcomes
@@ -133,11 +133,10 @@ def _chain(first: Image.Image, rest: Iterator[Image.Image]) -> Iterator[Image.Im
 def _pictures(
     records: Sequence[Record], problems: Problems
 ) -> Iterator[tuple[Record, Image.Image]]:
+    problems.expect(len(records))
     for record in progress(records, "pictures"):
-        problems.seen()
         try:
             yield record, load_image(record.image)
         except DataError as error:
             problems.add(record.id, "image", str(error))
-            problems.check(at_least=EARLY)
-    problems.check()
+            problems.check()

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from intarsia.backbones.base import Backbone, ImageTransform
 from intarsia.data.images import load_image
-from intarsia.data.problems import EARLY, Problems
+from intarsia.data.problems import Problems
 from intarsia.errors import DataError
 from intarsia.runtime import progress
 from intarsia.types import Batch, Record, TokenBatch
@@ -55,6 +55,7 @@ class LivePairs(Dataset[Batch]):
         self.order = torch.arange(len(captions))
         self.records: Sequence[Record] | None = records
         self.pixels: Tensor | None = None
+        problems.expect(len(records))
         if len(self.ids) * 3 * self.transform.size**2 <= IN_MEMORY_BYTES:
             self._keep_pixels(records, problems)
 
@@ -63,14 +64,12 @@ class LivePairs(Dataset[Batch]):
         self.pixels = torch.empty(len(records), 3, size, size, dtype=torch.uint8)
         readable = torch.ones(len(records), dtype=torch.bool)
         for index, record in enumerate(progress(records, "reading pictures")):
-            problems.seen()
             try:
                 self.pixels[index] = self.transform(load_image(record.image))
             except DataError as error:
                 readable[index] = False
                 problems.add(record.id, "image", str(error))
-                problems.check(at_least=EARLY)
-        problems.check()
+                problems.check()
         self.order = readable[self.pictures].nonzero()[:, 0]
         self.records = None
 

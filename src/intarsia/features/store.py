@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from intarsia.backbones.base import Backbone
 from intarsia.data.images import load_image
-from intarsia.data.problems import EARLY, Problems
+from intarsia.data.problems import Problems
 from intarsia.errors import DataError
 from intarsia.runtime import atomic, progress
 from intarsia.types import Batch, Dense, Features, Record
@@ -72,6 +72,7 @@ class FeatureStore:
     @torch.inference_mode()
     def _run_images(self, dense: Dense | None, problems: Problems) -> None:
         readable = np.ones(len(self.records), dtype=bool)
+        problems.expect(len(self.records))
         with _growing(self.folder) as write:
             step = self.backbone.images_at_once
             starts = range(0, len(self.records), step)
@@ -82,7 +83,6 @@ class FeatureStore:
                 write("image_global", states.require("image_global"))
                 if dense:
                     write("image_patches", states.require("image_patches"))
-            problems.check()
             write("readable", torch.from_numpy(readable))
 
     def _pixels(
@@ -91,13 +91,12 @@ class FeatureStore:
         size = self.backbone.transform.size
         pixels = torch.zeros(len(records), 3, size, size, dtype=torch.uint8)
         for index, record in enumerate(records):
-            problems.seen()
             try:
                 pixels[index] = self.backbone.preprocess(load_image(record.image))
             except DataError as error:
                 readable[start + index] = False
                 problems.add(record.id, "image", str(error))
-                problems.check(at_least=EARLY)
+                problems.check()
         return pixels
 
     @torch.inference_mode()

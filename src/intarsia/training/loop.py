@@ -167,7 +167,6 @@ class _Run:
         self.total = self._total_steps()
         self.step = 0
         self.best = -math.inf
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
         if resume and self.last.exists():
             self._restore()
         self.log = _Log(out, self.step) if self.fabric.is_global_zero else None
@@ -254,10 +253,9 @@ class _Run:
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         batch = next(batches)
-        self.problems.seen(len(batch))
         for record_id, reason in batch.problems:
             self.problems.add(record_id, "image", reason)
-        self.problems.check(at_least=1000)
+            self.problems.check()
         return batch.to(self.fabric.device)
 
     def _gather(self) -> Gather | None:
