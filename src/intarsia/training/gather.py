@@ -47,4 +47,6 @@ def _padded(x: Tensor, length: int | None) -> Tensor:
 def _all(fabric: Fabric, x: Tensor) -> Tensor:
     gathered = fabric.all_gather(x, sync_grads=x.is_floating_point())
     assert isinstance(gathered, Tensor)
+    if gathered.requires_grad:  # gloo silently mixes up the numbers of a transposed gradient
+        gathered.register_hook(Tensor.contiguous)
     return gathered.flatten(0, 1)

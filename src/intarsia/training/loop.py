@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -208,7 +209,8 @@ class _Run:
         batches = self._loader()
         self.module.train()
         console = Console(stderr=True)
-        with Progress(*progress_columns(), console=console) as bar:
+        shown = self.fabric.is_global_zero
+        with Progress(*progress_columns(), console=console, disable=not shown) as bar:
             task = bar.add_task(
                 description,
                 total=self.total,
@@ -324,11 +326,13 @@ class _Run:
             write_checkpoint(self.last, state)
 
     def _random_states(self) -> list[dict[str, Any]]:
-        states: list[Any] = [None] * self.fabric.world_size
         if self.fabric.world_size == 1:
             return [random_state()]
-        torch.distributed.all_gather_object(states, random_state())
-        return states
+        mine = BytesIO()
+        torch.save(random_state(), mine)
+        parts: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(parts, mine.getvalue())
+        return [torch.load(BytesIO(part), weights_only=True) for part in parts]
 
     def _restore(self) -> None:
         state = read_checkpoint(self.last)
