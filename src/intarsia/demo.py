@@ -48,9 +48,9 @@ COLUMNS = {
 }
 LEAD = (
     "A CLIP trained with one vector for the picture and one for the sentence finds the right "
-    "caption among thousands, and is a bag of words all the same: it scores “a red circle above a "
-    "blue square” and “a blue circle above a red square” alike. Every row below started from the "
-    "same pretrained weights and saw the same batches for the same number of steps."
+    "caption among many, and is a bag of words all the same: it scores “a red circle above a blue "
+    "square” and “a blue circle above a red square” alike. The methods below went on from the same "
+    "pretrained weights, with the same batches for the same number of steps."
 )
 
 
@@ -80,7 +80,7 @@ def demo(
         pictures: test pictures with phrase maps in the report.
     """
     began = time.perf_counter()
-    out = out / "fast" if fast else out
+    out = out / ("fast" if fast else "full") / f"seed-{seed}"
     size = FAST if fast else FULL
     training = _Training(out, seed, size.scenes)
     models = {START: training.run(START, "Clip", size.pretraining, 1e-3, None)}
@@ -220,7 +220,7 @@ def _picture(record: Record, models: Mapping[str, Model]) -> Picture:
 def _facts(seed: int, size: Size, minutes: float, fast: bool) -> dict[str, str]:
     packages = ", ".join(f"{name} {number}" for name, number in versions().items())
     return {
-        "command": f"intarsia demo --seed {seed}" + (" --fast true" if fast else ""),
+        "command": f"intarsia demo --seed {seed}" + (" --fast" if fast else ""),
         "data": f"{size.scenes:,} generated scenes for training, {size.test:,} for the table",
         "steps": f"{size.pretraining} of pretraining, then {size.adapting} with each method",
         "seed": str(seed),
