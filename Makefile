@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test lint bench lock clean
+.PHONY: help setup demo test lint lock clean
 
 help:
 	@echo "make demo   pretrain a small CLIP on generated scenes, adapt it with every method, write the report"
@@ -41,4 +41,4 @@ lock:
 	rm -rf .venv-lock
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV)

@@ -104,3 +104,41 @@ def test_another_backbone_cannot_be_the_start(tmp_path):
 def test_unknown_options_list_the_valid_ones():
     with pytest.raises(BackboneError, match="unknown option 'width'.*words"):
         ModelSpec({"spec": "scenes-clip", "width": 3}).build()
+
+
+def test_a_start_with_other_towers_is_refused(tmp_path):
+    """Frozen towers are not in the weights, so trained ones would be lost without a word."""
+    frozen = ModelSpec({"spec": "scenes-clip"}, freeze="towers")
+    saved(SPEC, tmp_path / "trained")
+    saved(frozen, tmp_path / "frozen", seed=1)
+    with pytest.raises(ConfigError, match="trained with trained towers"):
+        frozen.build().start_from(tmp_path / "trained")
+    with pytest.raises(ConfigError, match="trained with frozen towers"):
+        SPEC.build().start_from(tmp_path / "frozen")
+    with pytest.raises(ConfigError, match="of other weights"):
+        frozen.build(0).start_from(tmp_path / "frozen")
+    assert frozen.build(1).start_from(tmp_path / "frozen") == []
+    with pytest.raises(ConfigError, match="has no model.safetensors"):
+        SPEC.build().start_from(tmp_path / "nowhere")
+
+
+def test_a_seed_makes_the_frozen_towers_again(tmp_path):
+    spec = ModelSpec({"spec": "scenes-clip"}, freeze="towers")
+    model = spec.build(7)
+    write_config(tmp_path, spec, {"seed": 7}, resume=False)
+    model.save(tmp_path / WEIGHTS)
+    assert load_model(tmp_path).backbone.fingerprint() == model.backbone.fingerprint()
+
+
+def test_one_string_is_one_text():
+    model = SPEC.build()
+    assert len(model.encode_texts("a red circle")) == 1
+
+
+def test_fingerprints_know_more_than_weights():
+    from dataclasses import replace
+
+    backbone = load_backbone("scenes-clip")
+    before = backbone.fingerprint()
+    backbone.transform = replace(backbone.transform, mean=(0.1, 0.5, 0.5))
+    assert backbone.fingerprint() != before

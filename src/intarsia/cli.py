@@ -16,6 +16,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from intarsia.errors import ConfigError, IntarsiaError, unknown
 
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise ConfigError(unknown("verb", verb, VERBS))
         VERBS[verb][0](rest)
     except IntarsiaError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -72,7 +73,8 @@ def _demo(arguments: list[str]) -> None:
     from intarsia.demo import demo
 
     parser = _parser("demo", "Pretrain a small CLIP on generated scenes and adapt it.")
-    parser.add_function_arguments(demo, as_positional=False)
+    parser.add_function_arguments(demo, as_positional=False, skip={"fast"})
+    parser.add_argument("--fast", action="store_true", help="a tenth of the training: 90 seconds")
     options = parser.parse_args(arguments)
     options.pop("config")
     demo(**options.as_dict())
@@ -252,7 +254,7 @@ def _report_problems(problems: Any, path: Path | None) -> None:
         if path is not None:
             problems.write(path)
             where = f" (listed in {path})"
-        Console(stderr=True).print(f"[yellow]{problems.summary()}{where}")
+        Console(stderr=True).print(problems.summary() + where, style="yellow", markup=False)
 
 
 VERBS: dict[str, tuple[Verb, str]] = {

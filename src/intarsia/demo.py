@@ -48,9 +48,9 @@ COLUMNS = {
 }
 LEAD = (
     "A CLIP trained with one vector for the picture and one for the sentence finds the right "
-    "caption among thousands, and is a bag of words all the same: it scores “a red circle above a "
-    "blue square” and “a blue circle above a red square” alike. Every row below started from the "
-    "same pretrained weights and saw the same batches for the same number of steps."
+    "caption among many, and is a bag of words all the same: it scores “a red circle above a blue "
+    "square” and “a blue circle above a red square” alike. The methods below went on from the same "
+    "pretrained weights, with the same batches for the same number of steps."
 )
 
 
@@ -80,7 +80,7 @@ def demo(
         pictures: test pictures with phrase maps in the report.
     """
     began = time.perf_counter()
-    out = out / "fast" if fast else out
+    out = out / ("fast" if fast else "full") / f"seed-{seed}"
     size = FAST if fast else FULL
     training = _Training(out, seed, size.scenes)
     models = {START: training.run(START, "Clip", size.pretraining, 1e-3, None)}
@@ -101,7 +101,7 @@ def demo(
         pictures=[_picture(record, models) for record in progress(test[:pictures], "phrase maps")],
         facts=_facts(seed, size, minutes, fast),
     )
-    Console().print(f"{minutes:.1f} minutes; the report with pictures: [bold]{report}[/]")
+    Console().print(f"{minutes:.1f} minutes; the report with pictures:\n{report}", soft_wrap=True)
 
 
 class _Training:
@@ -174,19 +174,20 @@ def _replacement(per_query: Mapping[str, Outcomes]) -> Metric:
 
 
 def results_table(results: Mapping[str, Mapping[str, Metric]]) -> Table:
-    """Rows are models, columns are metrics, each with half its 95% interval."""
+    """A row a metric, a column a model, each with half its 95% interval."""
     table = Table(title="scenes never seen; percent ± half a 95% interval")
-    table.add_column("model")
-    for column in COLUMNS.values():
-        chance = "" if column.chance is None else f"\n(chance {column.chance:.0f})"
-        table.add_column(column.label + chance, justify="right")
-    for name, metrics in results.items():
-        cells = []
-        for key in COLUMNS:
-            low, high = metrics[key].ci95
-            cells.append(f"{metrics[key].value:.1f} ± {(high - low) / 2:.1f}")
-        table.add_row(name, *cells)
+    table.add_column("metric")
+    for name in results:
+        table.add_column(name, justify="right")
+    for key, column in COLUMNS.items():
+        chance = "" if column.chance is None else f" (chance {column.chance:.0f})"
+        table.add_row(column.label + chance, *(_cell(found[key]) for found in results.values()))
     return table
+
+
+def _cell(metric: Metric) -> str:
+    low, high = metric.ci95
+    return f"{metric.value:.1f} ± {(high - low) / 2:.1f}"
 
 
 def _curves(out: Path, names: Sequence[str]) -> dict[str, list[Curve]]:
@@ -220,7 +221,7 @@ def _picture(record: Record, models: Mapping[str, Model]) -> Picture:
 def _facts(seed: int, size: Size, minutes: float, fast: bool) -> dict[str, str]:
     packages = ", ".join(f"{name} {number}" for name, number in versions().items())
     return {
-        "command": f"intarsia demo --seed {seed}" + (" --fast true" if fast else ""),
+        "command": f"intarsia demo --seed {seed}" + (" --fast" if fast else ""),
         "data": f"{size.scenes:,} generated scenes for training, {size.test:,} for the table",
         "steps": f"{size.pretraining} of pretraining, then {size.adapting} with each method",
         "seed": str(seed),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from intarsia.backbones.base import Backbone
 from intarsia.backbones.loading import load_backbone
-from intarsia.data.images import load_image
+from intarsia.data.images import as_shown, load_image
 from intarsia.errors import ConfigError
 from intarsia.methods import Method
 from intarsia.ops.similarity import pairwise_scores
@@ -132,6 +132,7 @@ class Model(nn.Module):
     ) -> Embeddings:
         """Pictures -> embeddings on the CPU, ``batch_size`` at a time (None = what is fast)."""
         self.eval()
+        images = [images] if isinstance(images, str) else images
         batch_size = batch_size or self.backbone.images_at_once
         encode = self.method.encode_image
         parts = [encode(self.image_features(some)).cpu() for some in _chunks(images, batch_size)]
@@ -139,8 +140,9 @@ class Model(nn.Module):
 
     @torch.inference_mode()
     def encode_texts(self, texts: Iterable[str], *, batch_size: int = 256) -> Embeddings:
-        """Texts -> embeddings on the CPU, ``batch_size`` at a time."""
+        """Texts -> embeddings on the CPU, ``batch_size`` at a time; one string is one text."""
         self.eval()
+        texts = [texts] if isinstance(texts, str) else texts
         encode = self.method.encode_text
         parts = [encode(self.text_features(some)).cpu() for some in _chunks(texts, batch_size)]
         return Embeddings.concatenate(parts)
@@ -177,10 +179,13 @@ class Model(nn.Module):
         tensors = self.state_dict().keys()
         return {k for k in tensors if any(k.startswith(f"{name}.") for name in names)}
 
+    def _fingerprint(self) -> str:
+        return "" if self.freeze == "none" else self.backbone.fingerprint()
+
     def save(self, path: Path) -> None:
         """Write the trained weights as safetensors, atomically."""
         state = {k: v.detach().cpu().contiguous() for k, v in self.trained_state().items()}
-        frozen = "" if self.freeze == "none" else self.backbone.fingerprint()
+        frozen = self._fingerprint()
         with atomic(path) as draft:
             save_file(state, draft, metadata={"format": "pt", "frozen_towers": frozen})
 
@@ -203,8 +208,17 @@ class Model(nn.Module):
     def start_from(self, directory: Path) -> list[str]:
         """Take over a trained model's backbone, and the method's tensors that have the same name
         and shape. Returns the names of this model's tensors that keep their fresh values."""
+        if not (directory / WEIGHTS).is_file():
+            raise ConfigError(f"{directory} is not a trained model: it has no {WEIGHTS}")
         with safe_open(directory / WEIGHTS, framework="pt") as file:
+            frozen = (file.metadata() or {}).get("frozen_towers", "")
             given = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if bool(frozen) != (self.freeze != "none") or frozen not in ("", self._fingerprint()):
+            raise ConfigError(
+                f"{directory} was trained with {'frozen' if frozen else 'trained'} towers"
+                f"{' of other weights' if frozen and self.freeze != 'none' else ''}; "
+                f"a run with freeze={self.freeze} cannot start from it"
+            )
         own = self.trained_state()
         fits = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
         fresh = sorted(own.keys() - fits.keys())
@@ -224,7 +238,8 @@ def load_model(directory: str | Path, *, device: torch.device | str = "cpu") -> 
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
             raise ConfigError(f"{directory} is not a trained model: it has no {name}")
-    model = read_spec(directory).build()
+    config = yaml.safe_load((directory / CONFIG).read_text())
+    model = read_spec(directory).build(config.get("seed", 0))
     model.load(directory / WEIGHTS)
     return model.to(device).eval()
 
@@ -244,7 +259,7 @@ def dump_config(config: dict[str, Any]) -> str:
 
 def _picture(image: AnyImage) -> Image.Image:
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return as_shown(image)
     return load_image(Path(image) if isinstance(image, str) else image)
 
 

@@ -70,7 +70,7 @@ def test_cached_states_equal_live_ones(backbone, records, tmp_path):
     backbone.eval()
     store = FeatureStore(tmp_path, records, backbone)
     store.ensure(patches="value", tokens=True)
-    cached = CachedPairs(store, patches=True, tokens=True)
+    cached = CachedPairs(store, patches="value", tokens=True)
     live = LivePairs(records, backbone)
     index = [3, 100, 17]
     batch = live[index]
@@ -94,10 +94,10 @@ def test_cached_states_equal_live_ones(backbone, records, tmp_path):
 def test_a_store_grows_by_what_is_missing(backbone, records, tmp_path):
     store = FeatureStore(tmp_path, records, backbone)
     store.ensure(patches=None, tokens=False)
-    assert not (tmp_path / "image_patches.npy").exists()
+    assert not (tmp_path / "image_patches_value.npy").exists()
     before = (tmp_path / "text_global.npy").stat().st_mtime_ns
     store.ensure(patches="value", tokens=False)
-    assert (tmp_path / "image_patches.npy").exists()
+    assert (tmp_path / "image_patches_value.npy").exists()
     assert (tmp_path / "text_global.npy").stat().st_mtime_ns == before
 
 
@@ -127,12 +127,21 @@ def test_an_interrupted_field_is_computed_again(backbone, records, tmp_path, mon
         store.ensure(patches=None, tokens=True)
     assert not (tmp_path / "text_global.npy").exists()
     store.ensure(patches=None, tokens=True)
-    assert len(CachedPairs(store, patches=False, tokens=True)) == 192
+    assert len(CachedPairs(store, patches=None, tokens=True)) == 192
 
 
 def test_unreadable_pictures_are_left_out_of_cached_pairs(backbone, broken, tmp_path):
     problems = Problems(0.1)
     store = FeatureStore(tmp_path, broken, backbone)
     store.ensure(patches=None, tokens=False, problems=problems)
-    pairs = CachedPairs(store, patches=False, tokens=False)
+    pairs = CachedPairs(store, patches=None, tokens=False)
     assert len(pairs) == 46 * 4 and len(problems) == 2
+
+
+def test_both_kinds_of_patches_are_kept_apart(backbone, records, tmp_path):
+    store = FeatureStore(tmp_path, records[:4], backbone)
+    found = []
+    for dense in ("value", "plain"):
+        store.ensure(patches=dense, tokens=False)
+        found.append(CachedPairs(store, patches=dense, tokens=False)[[0]].states.image_patches)
+    assert not torch.allclose(*found)

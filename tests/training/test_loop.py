@@ -75,8 +75,19 @@ def test_the_loss_falls(tmp_path, records):
 
 
 def test_accumulated_steps_average_their_gradients(tmp_path, records):
-    train(CLIP, DATA, small(steps=3, batch_size=8, accumulate=2), tmp_path, records=records)
-    assert len(lines(tmp_path)) == 3
+    """The same pairs in every micro-step: accumulating must change nothing at all."""
+
+    class Same(LivePairs):
+        def __getitem__(self, pairs):
+            return super().__getitem__(range(8))
+
+    norms = []
+    for accumulate in (1, 2):
+        model = CLIP.build()
+        trainer = small(steps=3, batch_size=8, accumulate=accumulate)
+        trainer.fit(model, Same(records, model.backbone), tmp_path / str(accumulate))
+        norms.append([row["grad_norm"] for row in lines(tmp_path / str(accumulate))])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
 def test_moving_average_is_what_is_saved(tmp_path, records):
@@ -117,8 +128,10 @@ def test_start_from_takes_the_backbone_over(tmp_path, records):
 
 def test_a_finished_run_is_not_overwritten(tmp_path, records):
     train(CLIP, DATA, small(steps=2), tmp_path, records=records)
+    before = (tmp_path / "config.yaml").read_text()
     with pytest.raises(TrainingError, match="already holds a run: add --resume"):
-        train(CLIP, DATA, small(steps=2), tmp_path, records=records)
+        train(REGISTERS, DATA, small(steps=2), tmp_path, records=records)
+    assert (tmp_path / "config.yaml").read_text() == before
     with pytest.raises(ConfigError, match="differs from this run's config"):
         train(REGISTERS, DATA, small(steps=2), tmp_path, records=records, resume=True)
 
@@ -135,6 +148,16 @@ def test_a_loss_that_is_not_finite_names_step_records_and_checkpoint(tmp_path, r
     with pytest.raises(TrainingError, match=r"nan at step 3.*scenes/train.*last\.ckpt"):
         small(save_every=2).fit(model, pairs, tmp_path)
     assert len(lines(tmp_path)[-1]["records"]) == 16
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path, records):
+    model = CLIP.build()
+    weight = model.backbone.model.visual_projection.weight
+    calls = iter(range(10))
+    weight.register_hook(lambda g: g * torch.inf if next(calls) == 2 else g)
+    with pytest.raises(TrainingError, match=r"the gradient is (inf|nan) at step 2"):
+        small().fit(model, LivePairs(records, model.backbone), tmp_path)
+    assert weight.isfinite().all()
 
 
 def test_unreadable_pictures_are_left_out_and_listed(tmp_path, broken):
@@ -162,6 +185,8 @@ def test_two_processes_train_as_one(tmp_path):
     main([*common.split(), "--trainer.batch_size", "16", "--out", str(tmp_path / "one")])
     one, both = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert both == pytest.approx(one, rel=1e-4)
+    norms = [[row["grad_norm"] for row in lines(tmp_path / name)] for name in ("one", "two")]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
 def start(*arguments: str) -> subprocess.Popen:

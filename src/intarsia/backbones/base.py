@@ -115,6 +115,11 @@ class Backbone(nn.Module, ABC):
         on_cpu = next(self.parameters()).device.type == "cpu"
         return 8 if on_cpu else 128
 
+    def settings(self) -> str:
+        """What else tells two backbones of the same weights apart (pooling, activation)."""
+        activations = {type(m).__name__ for m in self.modules() if "GELU" in type(m).__name__}
+        return f"{type(self).__name__} {sorted(activations)}"
+
     def preprocess(self, image: Image.Image) -> Tensor:
         """RGB picture -> (3,H,W) uint8 pixels for ``encode_image``."""
         return self.transform(image)
@@ -139,8 +144,8 @@ class Backbone(nn.Module, ABC):
         return self
 
     def fingerprint(self) -> str:
-        """A hash of the tower weights and the tokeniser: equal states mean an equal fingerprint."""
-        digest = hashlib.sha256()
+        """A hash of all that the towers' outputs depend on: weights, settings, pixels, tokens."""
+        digest = hashlib.sha256(f"{self.settings()}{self.transform}{self.dims}".encode())
         for tower in self.towers():
             for key, value in sorted(tower.state_dict().items()):
                 digest.update(f"{key}{tuple(value.shape)}".encode())

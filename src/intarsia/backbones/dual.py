@@ -111,6 +111,9 @@ class DualEncoder(Backbone):
             text_mask=states.text_mask,
         )
 
+    def settings(self) -> str:
+        return f"{super().settings()} {self.pooling} {self._use_pooler}"
+
     def towers(self) -> list[nn.Module]:
         return [self.vision, self.text]
 

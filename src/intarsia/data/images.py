@@ -33,7 +33,7 @@ def load_image(source: ImageSource) -> Image.Image:
         with Image.open(source if isinstance(source, Path) else BytesIO(source)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{image.width} x {image.height} is over {MAX_PIXELS} pixels")
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return as_shown(image)
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file") from error
     except Exception as error:  # on broken files Pillow's decoders raise errors of many kinds
@@ -46,7 +46,9 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def as_shown(image: Image.Image) -> Image.Image:
+    """An opened picture -> 8-bit RGB, rotated as its EXIF data say."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         grey = np.asarray(image).clip(0, 65535) / 257
         image = Image.fromarray(grey.round().astype(np.uint8))

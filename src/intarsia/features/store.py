@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -26,8 +27,6 @@ from intarsia.errors import DataError
 from intarsia.runtime import atomic, progress
 from intarsia.types import Batch, Dense, Features, Record
 
-IMAGE_FIELDS = ("image_global", "image_patches")
-TEXT_FIELDS = ("text_global", "text_tokens")
 TEXTS_AT_ONCE, TEXTS_SORTED = 64, 2048
 
 
@@ -59,12 +58,17 @@ class FeatureStore:
         self, *, patches: Dense | None, tokens: bool, problems: Problems | None = None
     ) -> None:
         """Compute what is missing of the fields asked for."""
-        image = IMAGE_FIELDS if patches else IMAGE_FIELDS[:1]
-        text = TEXT_FIELDS if tokens else TEXT_FIELDS[:1]
-        if not all(self._file(name).exists() for name in (*image, "readable")):
-            self._run_images(patches, Problems() if problems is None else problems)
-        if not all(self._file(name).exists() for name in text):
-            self._run_texts(tokens)
+        image = ["image_global", "readable"] + ([patches_name(patches)] if patches else [])
+        text = ["text_global"] + (["text_tokens", "text_lengths"] if tokens else [])
+        with FileLock(self.folder / ".lock"):
+            if not all(self._file(name).exists() for name in image):
+                self._run_images(patches, Problems() if problems is None else problems)
+            if not all(self._file(name).exists() for name in text):
+                self._run_texts(tokens)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.npy"
@@ -79,10 +83,10 @@ class FeatureStore:
             for start in progress(starts, f"image features, by {step}"):
                 part = self.records[start : start + step]
                 pixels = self._pixels(part, start, readable, problems)
-                states = self.backbone.image_states(pixels, dense=dense)
+                states = self.backbone.image_states(pixels.to(self.device), dense=dense)
                 write("image_global", states.require("image_global"))
                 if dense:
-                    write("image_patches", states.require("image_patches"))
+                    write(patches_name(dense), states.require("image_patches"))
             write("readable", torch.from_numpy(readable))
 
     def _pixels(
@@ -118,10 +122,10 @@ class FeatureStore:
         for start in range(0, len(captions), TEXTS_AT_ONCE):
             part = by_length[start : start + TEXTS_AT_ONCE]
             batch = self.backbone.tokenize([captions[index] for index in part])
-            states = self.backbone.text_states(batch)
+            states = self.backbone.text_states(batch.to(self.device))
             pooled, tokens = states.require("text_global"), states.require("text_tokens")
             for row, index in enumerate(part):
-                rows[index] = pooled[row], tokens[row][batch.mask[row]]
+                rows[index] = pooled[row].cpu(), tokens[row].cpu()[batch.mask[row]]
         ordered = [rows[index] for index in range(len(captions))]
         return [pooled for pooled, _ in ordered], [tokens for _, tokens in ordered]
 
@@ -134,7 +138,7 @@ class FeatureStore:
 class CachedPairs(Dataset[Batch]):
     """Pairs whose tower states come from a :class:`FeatureStore`."""
 
-    def __init__(self, store: FeatureStore, *, patches: bool, tokens: bool) -> None:
+    def __init__(self, store: FeatureStore, *, patches: Dense | None, tokens: bool) -> None:
         counts = torch.tensor([len(record.captions) for record in store.records])
         self.ids = [record.id for record in store.records]
         self.pictures = torch.repeat_interleave(torch.arange(len(counts)), counts)
@@ -143,7 +147,7 @@ class CachedPairs(Dataset[Batch]):
         if not len(self.order):
             raise DataError("the data set has no readable picture with a caption")
         self.image_global = store.load("image_global")
-        self.image_patches = store.load("image_patches") if patches else None
+        self.image_patches = store.load(patches_name(patches)) if patches else None
         self.text_global = store.load("text_global")
         self.text_tokens = store.load("text_tokens") if tokens else None
         lengths = store.load("text_lengths") if tokens else np.zeros(0, dtype=np.int64)
@@ -183,6 +187,10 @@ class CachedPairs(Dataset[Batch]):
         return torch.from_numpy(padded), torch.from_numpy(mask)
 
 
+def patches_name(dense: Dense) -> str:
+    return f"image_patches_{dense}"
+
+
 def content_key(records: Iterable[Record]) -> str:
     """A hash of the records' ids, captions and pictures (files by path, size and time)."""
     digest = hashlib.blake2b(digest_size=8)
@@ -212,6 +220,8 @@ def _growing(folder: Path) -> Iterator[Any]:
     def write(name: str, rows: Tensor) -> None:
         array = rows.cpu()
         array = array.half() if array.is_floating_point() else array
+        if array.is_floating_point() and not array.isfinite().all():
+            raise DataError(f"{folder}: {name} has values that half precision cannot hold")
         data = array.numpy()
         if name not in files:
             files[name] = (folder / f"{name}.part").open("wb")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -22,7 +23,7 @@ from intarsia.data.problems import Problems
 from intarsia.errors import ConfigError, TrainingError
 from intarsia.features.pairs import Pairs
 from intarsia.model import WEIGHTS, Gather, Model
-from intarsia.runtime import progress_columns, seed_everything
+from intarsia.runtime import atomic, progress_columns, seed_everything
 from intarsia.training.checkpoint import (
     random_state,
     read_checkpoint,
@@ -36,6 +37,7 @@ from intarsia.types import Batch
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Validate = Callable[[Model], dict[str, float]]
+LAST = Path("checkpoints") / "last.ckpt"
 
 
 class Trainer:
@@ -90,7 +92,7 @@ class Trainer:
         self.schedule, self.clip_grad, self.ema = schedule, clip_grad, ema
         self.log_every, self.save_every = log_every, save_every
         self.validate_every = validate_every
-        self.num_workers = num_workers
+        self.num_workers, self.precision = num_workers, precision
         self.fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
@@ -106,6 +108,11 @@ class Trainer:
         if not self._launched:
             self.fabric.launch()
             self._launched = True
+            if int(os.environ.get("WORLD_SIZE", 1)) != self.fabric.world_size:
+                raise ConfigError(
+                    f"{os.environ['WORLD_SIZE']} processes were launched, but trainer.devices "
+                    f"makes {self.fabric.world_size}: set trainer.devices to those of one machine"
+                )
         return self.fabric
 
     def fit(
@@ -126,7 +133,7 @@ class Trainer:
             The path of the final weights.
 
         Raises:
-            TrainingError: the loss is not finite, or ``out`` holds a run and ``resume`` is off.
+            TrainingError: the loss or a gradient is not finite.
         """
         problems = Problems() if problems is None else problems
         run = _Run(self, model, pairs, out, seed, problems, resume)
@@ -149,9 +156,7 @@ class _Run:
         self.trainer, self.pairs, self.out, self.seed = trainer, pairs, out, seed
         self.fabric, self.problems = trainer.fabric, problems
         fabric = self.fabric
-        self.last = out / "checkpoints" / "last.ckpt"
-        if self.last.exists() and not resume:
-            raise TrainingError(f"{out} already holds a run: add --resume, or choose another --out")
+        self.last = out / LAST
         trainer.launch()
         seed_everything(seed + self.fabric.global_rank)
         self.model = model
@@ -162,7 +167,7 @@ class _Run:
             backbone_lr=trainer.backbone_lr,
             weight_decay=trainer.weight_decay,
         )
-        fused = self.fabric.device.type in ("cpu", "cuda")
+        fused = fabric.device.type in ("cpu", "cuda") and trainer.precision != "16-mixed"
         self.optimizer: Any = fabric.setup_optimizers(torch.optim.AdamW(groups, fused=fused))
         self.average = WeightAverage(model, trainer.ema) if trainer.ema else None
         self.total = self._total_steps()
@@ -238,15 +243,18 @@ class _Run:
             syncing = micro == trainer.accumulate - 1
             with self.fabric.no_backward_sync(self.module, enabled=not syncing):
                 losses = self.module(_Sealed(batch, self._gather()))
-                self._check_finite(losses["loss"], batch)
+                self._check_finite("loss", losses["loss"], batch)
                 self.fabric.backward(losses["loss"] / trainer.accumulate)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() / trainer.accumulate
-        if trainer.clip_grad is not None:
-            norm = self.fabric.clip_gradients(
-                self.module, self.optimizer, max_norm=trainer.clip_grad, error_if_nonfinite=False
-            )
-            sums["grad_norm"] = norm if isinstance(norm, Tensor) else torch.tensor(0.0)
+        limit = math.inf if trainer.clip_grad is None else trainer.clip_grad
+        norm = self.fabric.clip_gradients(
+            self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False
+        )
+        assert isinstance(norm, Tensor)
+        if trainer.precision != "16-mixed":  # whose scaler skips such a step by itself
+            self._check_finite("gradient", norm, batch)
+        sums["grad_norm"] = norm
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
@@ -263,15 +271,15 @@ class _Run:
     def _gather(self) -> Gather | None:
         return None if self.fabric.world_size == 1 else gather_embeddings(self.fabric)
 
-    def _check_finite(self, loss: Tensor, batch: Batch) -> None:
-        if torch.isfinite(loss):
+    def _check_finite(self, what: str, value: Tensor, batch: Batch) -> None:
+        if torch.isfinite(value):
             return
         ids = [self.pairs.record_id(pair) for pair in batch.pairs.tolist()]
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
         saved = self.last if self.last.exists() else "none yet"
-        self._write_line({"step": self.step, "failed": loss.item(), "records": ids})
+        self._write_line({"step": self.step, "failed": what, "records": ids})
         raise TrainingError(
-            f"the loss is {loss.item()} at step {self.step}; records of the batch: {shown} "
+            f"the {what} is {value.item()} at step {self.step}; records of the batch: {shown} "
             f"(all in {self.out / 'metrics.jsonl'}); last good checkpoint: {saved}"
         )
 
@@ -343,7 +351,8 @@ class _Run:
         self.model.load_state_dict(state["model"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None and state["average"] is not None:
-            self.average.shadow = state["average"]
+            for name, tensor in state["average"].items():
+                self.average.shadow[name].copy_(tensor)
         self.step, self.best = state["step"], state["best"]
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         if len(state["random"]) != self.fabric.world_size:
@@ -392,7 +401,8 @@ class _Log:
         out.mkdir(parents=True, exist_ok=True)
         self.path = out / "metrics.jsonl"
         kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
-        self.path.write_text("".join(kept))
+        with atomic(self.path) as draft:
+            draft.write_text("".join(kept))
         self.file = self.path.open("a", buffering=1)
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from intarsia.data.problems import Problems
 from intarsia.data.readers import read
-from intarsia.errors import ConfigError
+from intarsia.errors import ConfigError, TrainingError
 from intarsia.features.pairs import LivePairs, Pairs
 from intarsia.features.store import CachedPairs, FeatureStore, content_key
-from intarsia.model import CONFIG, Model, ModelSpec, dump_config
-from intarsia.training.loop import Trainer, Validate
+from intarsia.model import CONFIG, WEIGHTS, Model, ModelSpec, dump_config
+from intarsia.runtime import atomic
+from intarsia.training.loop import LAST, Trainer, Validate
 from intarsia.types import Record
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ def train(
         records: the records of ``data``, where they are read already.
         description: what the progress bar says.
     """
+    if not resume and any((out / name).exists() for name in (WEIGHTS, LAST)):
+        raise TrainingError(f"{out} already holds a run: add --resume, or choose another --out")
     problems = data.problems()
     if records is None:
         records = data.read(problems)
@@ -80,7 +83,8 @@ def train(
     if init is not None:
         fresh = model.start_from(init)
         logger.info("%d tensors keep their fresh values: %s", len(fresh), ", ".join(fresh[:5]))
-    with trainer.launch().rank_zero_first(local=True):
+    model.to(trainer.launch().device)
+    with trainer.fabric.rank_zero_first(local=True):
         write_config(out, spec, config or {}, resume=resume)
         pairs = make_pairs(model, records, cache, problems)
     trainer.fit(
@@ -104,14 +108,15 @@ def make_pairs(model: Model, records: list[Record], cache: Path, problems: Probl
     store = FeatureStore(folder, records, model.backbone)
     tokens = "tokens" in model.method.needs
     store.ensure(patches=model.dense, tokens=tokens, problems=problems)
-    return CachedPairs(store, patches=model.dense is not None, tokens=tokens)
+    return CachedPairs(store, patches=model.dense, tokens=tokens)
 
 
 def write_config(out: Path, spec: ModelSpec, config: dict[str, Any], *, resume: bool) -> None:
     """Keep the resolved config; a resumed run must have the same one."""
     out.mkdir(parents=True, exist_ok=True)
-    resolved = asdict(spec) | config
+    resolved = asdict(spec) | {"seed": 0} | config
     text, path = dump_config(resolved), out / CONFIG
     if resume and path.exists() and path.read_text() != text:
         raise ConfigError(f"{path} differs from this run's config: resume with the same one")
-    path.write_text(text)
+    with atomic(path) as draft:
+        draft.write_text(text)
