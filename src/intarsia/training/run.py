@@ -82,7 +82,8 @@ def train(
     model = spec.build(seed)
     if init is not None:
         fresh = model.start_from(init)
-        logger.info("%d tensors keep their fresh values: %s", len(fresh), ", ".join(fresh[:5]))
+        if fresh:
+            logger.info("%d tensors are new, not in %s, e.g. %s", len(fresh), init, fresh[0])
     model.to(trainer.launch().device)
     with trainer.fabric.rank_zero_first(local=True):
         write_config(out, spec, config or {}, resume=resume)
