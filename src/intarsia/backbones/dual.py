@@ -112,7 +112,8 @@ class DualEncoder(Backbone):
         )
 
     def settings(self) -> str:
-        return f"{super().settings()} {self.pooling} {self._use_pooler}"
+        has_pooler = getattr(self.vision, "pooler", None) is not None
+        return f"{super().settings()} {self.pooling} {has_pooler}"
 
     def towers(self) -> list[nn.Module]:
         return [self.vision, self.text]
