@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -17,13 +16,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 
 from intarsia.data.problems import Problems
 from intarsia.errors import ConfigError, TrainingError
 from intarsia.features.pairs import Pairs
 from intarsia.model import WEIGHTS, Gather, Model
-from intarsia.runtime import atomic, progress_columns, seed_everything
+from intarsia.runtime import progress_columns, seed_everything
 from intarsia.training.checkpoint import (
     random_state,
     read_checkpoint,
@@ -31,6 +29,7 @@ from intarsia.training.checkpoint import (
     write_checkpoint,
 )
 from intarsia.training.gather import gather_embeddings
+from intarsia.training.log import RunLog
 from intarsia.training.optim import Schedule, WeightAverage, parameter_groups
 from intarsia.training.sampler import PairSampler
 from intarsia.types import Batch
@@ -175,7 +174,7 @@ class _Run:
         self.best = -math.inf
         if resume and self.last.exists():
             self._restore()
-        self.log = _Log(out, self.step) if self.fabric.is_global_zero else None
+        self.log = RunLog(out, self.step) if self.fabric.is_global_zero else None
 
     def _total_steps(self) -> int:
         trainer = self.trainer
@@ -392,31 +391,3 @@ class _Step(nn.Module):
     def forward(self, sealed: _Sealed) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = self.model(sealed.batch, sealed.gather)
         return losses
-
-
-class _Log:
-    """``metrics.jsonl`` and TensorBoard; lines after the step resumed from are dropped."""
-
-    def __init__(self, out: Path, step: int) -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        self.path = out / "metrics.jsonl"
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
-        with atomic(self.path) as draft:
-            draft.write_text("".join(kept))
-        self.file = self.path.open("a", buffering=1)
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
-
-    def _lines(self) -> list[str]:
-        if not self.path.exists():
-            return []
-        return [line for line in self.path.read_text().splitlines(True) if line.endswith("}\n")]
-
-    def write(self, values: dict[str, Any]) -> None:
-        self.file.write(json.dumps(values) + "\n")
-        for name, value in values.items():
-            if name != "step" and isinstance(value, float):
-                self.board.add_scalar(name, value, values["step"])
-
-    def close(self) -> None:
-        self.file.close()
-        self.board.close()
