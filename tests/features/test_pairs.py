@@ -136,6 +136,11 @@ def test_unreadable_pictures_are_left_out_of_cached_pairs(backbone, broken, tmp_
     store.ensure(patches=None, tokens=False, problems=problems)
     pairs = CachedPairs(store, patches=None, tokens=False)
     assert len(pairs) == 46 * 4 and len(problems) == 2
+    again = Problems(0.1)
+    store.ensure(patches=None, tokens=False, problems=again)
+    assert {p.source for p in again} == {broken[5].id, broken[11].id}
+    with pytest.raises(DataError, match="2 of 48 records are bad"):
+        store.ensure(patches=None, tokens=False, problems=Problems())
 
 
 def test_both_kinds_of_patches_are_kept_apart(backbone, records, tmp_path):

@@ -61,10 +61,20 @@ class FeatureStore:
         image = ["image_global", "readable"] + ([patches_name(patches)] if patches else [])
         text = ["text_global"] + (["text_tokens", "text_lengths"] if tokens else [])
         with FileLock(self.folder / ".lock"):
-            if not all(self._file(name).exists() for name in image):
-                self._run_images(patches, Problems() if problems is None else problems)
+            problems = Problems() if problems is None else problems
+            if all(self._file(name).exists() for name in image):
+                self._recall(problems)
+            else:
+                self._run_images(patches, problems)
             if not all(self._file(name).exists() for name in text):
                 self._run_texts(tokens)
+
+    def _recall(self, problems: Problems) -> None:
+        """Report again the pictures that could not be read when the store was made."""
+        problems.expect(len(self.records))
+        for index in np.flatnonzero(~self.load("readable")).tolist():
+            problems.add(self.records[index].id, "image", "unreadable when the store was made")
+        problems.check()
 
     @property
     def device(self) -> torch.device:
