@@ -31,7 +31,30 @@ class Pairs(Protocol):
         ...
 
 
-class LivePairs(Dataset[Batch]):
+class PairIndex:
+    """Which record each pair comes from: every caption of every record whose picture is readable.
+
+    ``pictures`` (T,) is the record of each caption, ``order`` the captions that make up the pairs.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        counts = torch.tensor([len(record.captions) for record in records])
+        self.ids = [record.id for record in records]
+        self.pictures = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        self.order = torch.arange(len(self.pictures))
+
+    def keep(self, readable: Tensor) -> None:
+        """Leave out the captions of pictures that are False in ``readable`` (I,)."""
+        self.order = readable[self.pictures].nonzero()[:, 0]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def record_id(self, pair: int) -> str:
+        return self.ids[int(self.pictures[self.order[pair]])]
+
+
+class LivePairs(PairIndex, Dataset[Batch]):
     """Pairs for a backbone that runs (and perhaps trains) at every step.
 
     Captions are tokenised once. Pictures are decoded once and kept as uint8 pixels where they fit
@@ -45,14 +68,11 @@ class LivePairs(Dataset[Batch]):
     ) -> None:
         problems = Problems() if problems is None else problems
         self.transform: ImageTransform = backbone.transform
-        self.ids = [record.id for record in records]
-        counts = torch.tensor([len(record.captions) for record in records])
-        self.pictures = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        super().__init__(records)
         captions = [caption for record in records for caption in record.captions]
         if not captions:
             raise DataError("the data set has no caption to train on")
         self.tokens: TokenBatch = backbone.tokenize(captions)
-        self.order = torch.arange(len(captions))
         self.records: Sequence[Record] | None = records
         self.pixels: Tensor | None = None
         problems.expect(len(records))
@@ -70,14 +90,8 @@ class LivePairs(Dataset[Batch]):
                 readable[index] = False
                 problems.add(record.id, "image", str(error))
                 problems.check()
-        self.order = readable[self.pictures].nonzero()[:, 0]
+        self.keep(readable)
         self.records = None
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def record_id(self, pair: int) -> str:
-        return self.ids[int(self.pictures[self.order[pair]])]
 
     def __getitem__(self, pairs: Sequence[int]) -> Batch:
         index = torch.as_tensor(pairs)

@@ -24,6 +24,7 @@ from intarsia.backbones.base import Backbone
 from intarsia.data.images import load_image
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
+from intarsia.features.pairs import PairIndex
 from intarsia.runtime import atomic, progress
 from intarsia.types import Batch, Dense, Features, Record
 
@@ -145,15 +146,12 @@ class FeatureStore:
         return array
 
 
-class CachedPairs(Dataset[Batch]):
+class CachedPairs(PairIndex, Dataset[Batch]):
     """Pairs whose tower states come from a :class:`FeatureStore`."""
 
     def __init__(self, store: FeatureStore, *, patches: Dense | None, tokens: bool) -> None:
-        counts = torch.tensor([len(record.captions) for record in store.records])
-        self.ids = [record.id for record in store.records]
-        self.pictures = torch.repeat_interleave(torch.arange(len(counts)), counts)
-        readable = torch.from_numpy(np.array(store.load("readable")))
-        self.order = readable[self.pictures].nonzero()[:, 0]
+        super().__init__(store.records)
+        self.keep(torch.from_numpy(np.array(store.load("readable"))))
         if not len(self.order):
             raise DataError("the data set has no readable picture with a caption")
         self.image_global = store.load("image_global")
@@ -162,12 +160,6 @@ class CachedPairs(Dataset[Batch]):
         self.text_tokens = store.load("text_tokens") if tokens else None
         lengths = store.load("text_lengths") if tokens else np.zeros(0, dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(lengths)])
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def record_id(self, pair: int) -> str:
-        return self.ids[int(self.pictures[self.order[pair]])]
 
     def __getitem__(self, pairs: Sequence[int]) -> Batch:
         index = torch.as_tensor(pairs)
