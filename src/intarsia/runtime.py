@@ -1,14 +1,12 @@
-"""Seeds, devices, optional packages, progress bars, whole files and where data lies."""
+"""Seeds, devices, progress bars, whole files and where data lies."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
@@ -24,8 +22,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-
-from intarsia.errors import MissingExtraError
 
 T = TypeVar("T")
 
@@ -43,14 +39,6 @@ def best_device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
-
-
-def optional_import(module: str, extra: str) -> ModuleType:
-    """Import ``module`` or raise :class:`MissingExtraError` naming the extra that brings it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(module.split(".")[0], extra) from error
 
 
 @contextmanager
