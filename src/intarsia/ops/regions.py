@@ -9,52 +9,75 @@ from torchvision.ops import roi_align
 
 from intarsia.errors import ShapeError
 
+CROP_FACTOR = 1.5  # METHODS.md section 3
 
-def pool_regions(
-    patches: Tensor, grid: tuple[int, int], boxes: Tensor, picture: Tensor, size: tuple[int, int]
-) -> Tensor:
+
+def pool_regions(patches: Tensor, grid: tuple[int, int], boxes: Tensor) -> Tensor:
     """RoIAlign(1x1, aligned) of the normalised dense map, normalised again (METHODS.md 3 and 5).
 
     Args:
         patches: (B,M,D) dense patches, row by row.
         grid: (h, w) with h * w = M.
-        boxes: (R,4) of all pictures together, in pixels of the backbone's input.
-        picture: (R,) int64, which of the B pictures each box lies in.
-        size: (height, width) of the backbone's input in pixels.
+        boxes: (B,R,4), the backbone's input being the square from (0, 0) to (1, 1).
 
     Returns:
-        (R,D) normalised.
+        (B,R,D) normalised.
+
+    Raises:
+        ShapeError: the patches do not fill the grid, or the boxes are of another batch.
     """
     h, w = grid
     if patches.ndim != 3 or patches.shape[1] != h * w:
         raise ShapeError(f"patches {tuple(patches.shape)} do not fill a {h} x {w} grid")
+    if boxes.ndim != 3 or boxes.shape[2] != 4 or len(boxes) != len(patches):
+        raise ShapeError(f"boxes {tuple(boxes.shape)} are not those of {len(patches)} pictures")
     wide = torch.promote_types(patches.dtype, torch.float32)
     dense = F.normalize(patches.to(wide), dim=-1).mT.unflatten(2, (h, w))
-    to_grid = boxes.new_tensor([w / size[1], h / size[0]]).repeat(2)
-    rois = torch.cat([picture[:, None].to(dense.dtype), (boxes * to_grid).to(dense.dtype)], 1)
-    pooled = roi_align(dense, rois, output_size=(1, 1), aligned=True)
-    return F.normalize(pooled.flatten(1), dim=-1)
+    on_grid = boxes.to(wide) * boxes.new_tensor([w, h, w, h])
+    pooled = roi_align(dense, list(on_grid.to(wide)), output_size=(1, 1), aligned=True)
+    return F.normalize(pooled.flatten(1), dim=-1).view(*boxes.shape[:2], -1)
 
 
-def pool_spans(
-    tokens: Tensor, mask: Tensor, offsets: Tensor, spans: Tensor, caption: Tensor
-) -> tuple[Tensor, Tensor]:
-    """A phrase is the mean of the normalised states of the tokens its span touches (METHODS.md 3).
+def pool_words(tokens: Tensor, mask: Tensor, words: Tensor) -> Tensor:
+    """A phrase is the mean of the normalised states of its tokens (METHODS.md 3).
 
     Args:
         tokens: (B,N,D) token states.
         mask: (B,N) bool, real tokens.
-        offsets: (B,N,2) character span of each token.
-        spans: (P,2) character span of each phrase.
-        caption: (P,) int64, which of the B captions each phrase stands in.
+        words: (B,P,2) int64, first and last + 1 of each phrase's tokens, counting real tokens only.
 
     Returns:
-        (P,D) normalised, and (P,) bool: False where no token lies in the span (its caption was
-        cut before it); such rows are zero.
+        (B,P,D) normalised; zero where a phrase has no token.
     """
-    where = offsets[caption]
-    inside = (where[..., 0] < spans[:, 1:]) & (where[..., 1] > spans[:, :1]) & mask[caption]
-    weights = inside.to(tokens.dtype)
-    states = F.normalize(tokens, dim=-1)[caption]
-    pooled = (weights[:, None] @ states)[:, 0] / weights.sum(1, keepdim=True).clamp(min=1)
-    return F.normalize(pooled, dim=-1), inside.any(1)
+    count = (mask.cumsum(1) - 1)[:, None]  # (B,1,N)
+    inside = (count >= words[..., :1]) & (count < words[..., 1:]) & mask[:, None]
+    wide = torch.promote_types(tokens.dtype, torch.float32)
+    with torch.autocast(tokens.device.type, enabled=False):
+        states = F.normalize(tokens.to(wide), dim=-1)
+        return F.normalize(inside.to(wide) @ states, dim=-1)
+
+
+def enlarged_crops(
+    pixels: Tensor, boxes: Tensor, mask: Tensor, *, factor: float = CROP_FACTOR
+) -> Tensor:
+    """The real boxes of a batch, enlarged about their centres, cut out and scaled to its size.
+
+    Args:
+        pixels: (B,3,S,S) float.
+        boxes: (B,P,4), the picture being the square from (0, 0) to (1, 1).
+        mask: (B,P) bool.
+        factor: of width and height; what then lies outside the picture is cut off.
+
+    Returns:
+        (Q,3,S,S) for the Q real boxes, row by row.
+    """
+    size = pixels.shape[-1]
+    x0, y0, x1, y1 = (boxes[mask] * size).unbind(1)
+    grown_x, grown_y = (x1 - x0) * (factor - 1) / 2, (y1 - y0) * (factor - 1) / 2
+    corners = [x0 - grown_x, y0 - grown_y, x1 + grown_x, y1 + grown_y]
+    picture = mask.nonzero()[:, 0].to(pixels.dtype)
+    rois = torch.stack([picture, *(c.clamp(0, size) for c in corners)], 1)
+    crops: Tensor = roi_align(
+        pixels, rois, output_size=(size, size), sampling_ratio=2, aligned=True
+    )
+    return crops

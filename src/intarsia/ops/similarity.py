@@ -1,4 +1,9 @@
-"""Similarity is data: these functions score any method's embeddings from its list of terms."""
+"""Similarity is data: these functions score any method's embeddings from its list of terms.
+
+The precision of the products is that of the embeddings: scores of float32 embeddings are exact;
+:func:`halved` embeddings score several times faster where the processor multiplies bfloat16 itself,
+each fine-grained match then rounded to 8 bits. Sums and means are float32 either way.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,11 @@ from torch import Tensor
 from intarsia.errors import ShapeError
 from intarsia.ops.matching import fine_grained_scores
 from intarsia.types import Embeddings, Term
+
+
+def halved(embeddings: Embeddings) -> Embeddings:
+    """The same in bfloat16: half the memory and the fast way to score."""
+    return embeddings.map(lambda x: x.bfloat16() if x.is_floating_point() else x)
 
 
 def pairwise_scores(
@@ -30,8 +40,8 @@ def pairwise_scores(
                 x, y, image.masks.get(term.group), text.masks.get(term.group)
             )
         else:
-            own_i2t = own_t2i = (x.flatten(1) @ y.flatten(1).mT) / _num_aligned(x, term)
-        i2t = i2t.to(x.device) + term.i2t * own_i2t.float()
+            own_i2t = own_t2i = _dots(x.flatten(1), y.flatten(1)) / _num_aligned(x, term)
+        i2t = i2t.to(x.device) + term.i2t * own_i2t.float() + term.reverse * own_t2i.float()
         t2i = t2i.to(x.device) + term.t2i * own_t2i.float()
     return i2t, t2i
 
@@ -49,20 +59,36 @@ def paired_scores(
         if term.kind == "mean_max":
             own_i2t, own_t2i = _paired_mean_max(image, text, term)
         else:
-            own_i2t = own_t2i = (x * y).flatten(1).sum(1) / _num_aligned(x, term)
-        i2t = i2t.to(x.device) + term.i2t * own_i2t.float()
+            own_i2t = own_t2i = (x.float() * y.float()).flatten(1).sum(1) / _num_aligned(x, term)
+        i2t = i2t.to(x.device) + term.i2t * own_i2t.float() + term.reverse * own_t2i.float()
         t2i = t2i.to(x.device) + term.t2i * own_t2i.float()
     return i2t, t2i
 
 
+def _dots(x: Tensor, y: Tensor) -> Tensor:
+    """(I,D), (T,D) -> (I,T) float32: one product a pair is cheap enough not to round it."""
+    with torch.autocast(x.device.type, enabled=False):
+        return x.float() @ y.float().mT
+
+
 def _paired_mean_max(image: Embeddings, text: Embeddings, term: Term) -> tuple[Tensor, Tensor]:
-    rows = []
-    for b in range(len(image)):
-        one = slice(b, b + 1)
-        x, y = image.rows(one), text.rows(one)
-        group = term.group
-        rows.append(fine_grained_scores(x[group], y[group], x.masks.get(group), y.masks.get(group)))
-    return torch.cat([r[0].view(1) for r in rows]), torch.cat([r[1].view(1) for r in rows])
+    x, y = image[term.group], text[term.group]
+    x_real, y_real = _real(image, term.group), _real(text, term.group)
+    both = x_real.any(1) & y_real.any(1)
+    similarity = (x @ y.mT).float()  # (B,P,N)
+    over_y = similarity.masked_fill(~y_real[:, None], -torch.inf).amax(2)
+    over_x = similarity.masked_fill(~x_real[:, :, None], -torch.inf).amax(1)
+    i2t, t2i = (
+        best.masked_fill(~(real & both[:, None]), 0.0).sum(1) / real.sum(1).clamp(min=1)
+        for best, real in ((over_y, x_real), (over_x, y_real))
+    )
+    return i2t, t2i
+
+
+def _real(embeddings: Embeddings, group: str) -> Tensor:
+    vectors = embeddings[group]
+    mask = embeddings.masks.get(group)
+    return vectors.new_ones(vectors.shape[:2], dtype=torch.bool) if mask is None else mask
 
 
 def _sides(image: Embeddings, text: Embeddings, term: Term) -> tuple[Tensor, Tensor]:

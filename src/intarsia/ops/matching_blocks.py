@@ -1,0 +1,199 @@
+"""The passes of fine-grained matching over blocks of similarities.
+
+A block is the product of all vectors of a few rows of x with those of a few rows of y. Its layout
+is "vectors major": (P,a,N,c) for a rows of x with P vectors each and c rows of y with N each. Both
+maxima then run over whole contiguous slabs of numbers, at the speed of the cache they lie in.
+
+Rows are taken in order of their number of vectors, so a block is hardly padded; what padding there
+is repeats a row's first vector, which changes no maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Vectors of x and of y in a block. On CPU a block of similarities stays in cache (3 MB in bf16).
+AT_ONCE = {"cpu": (640, 2560), "gpu": (8192, 8192)}
+Maxima = tuple[Tensor, Tensor]
+
+
+class Side(NamedTuple):
+    """Rows of vectors: row r has ``counts[r]`` of ``vectors`` (V,D), from ``starts[r]`` on."""
+
+    vectors: Tensor
+    starts: Tensor
+    counts: Tensor
+
+
+class Block(NamedTuple):
+    """Some rows of a side, side by side: K vectors of each of r rows."""
+
+    rows: slice  # in the side's order by count
+    vectors: Tensor  # (K * r, D)
+    places: Tensor  # (K,r) where they come from
+    weights: Tensor  # (K,r) 1 / count, 0 for padding
+
+
+def forward(x: Side, y: Side, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``i2t`` and ``t2i`` (I,T), and ``keep`` bytes of arg-max indices, none if 0."""
+    wide = torch.promote_types(x.vectors.dtype, torch.float32)
+    i2t = x.vectors.new_zeros((len(x.counts), len(y.counts)), dtype=wide)
+    t2i = torch.zeros_like(i2t)
+    kept = torch.empty(keep, dtype=torch.uint8, device=x.vectors.device)
+    place = 0
+    x_order, y_order = _order(x.counts), _order(y.counts)
+    y_blocks = list(_blocks(y, y_order, _at_once(y)[1]))
+    for a in _blocks(x, x_order, _at_once(x)[0]):
+        for b in y_blocks:
+            similarity = _similarity(a, b)
+            if keep:
+                over_y, over_x, *first = maxima_and_first(similarity)
+                place = _store(kept, place, first)
+            else:
+                over_y, over_x = maxima(similarity)
+            i2t[a.rows, b.rows] = (over_y * a.weights[:, :, None]).sum(0)
+            t2i[a.rows, b.rows] = (over_x * b.weights).sum(1)
+    return _reordered(i2t, x_order, y_order), _reordered(t2i, x_order, y_order), kept
+
+
+def backward(
+    x: Side, y: Side, grad_i2t: Tensor, grad_t2i: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of both sides' vectors."""
+    wide = grad_i2t.dtype
+    grad_x = torch.zeros_like(x.vectors)
+    grad_y = torch.zeros_like(y.vectors)
+    x_order, y_order = _order(x.counts), _order(y.counts)
+    grad_i2t, grad_t2i = grad_i2t[x_order][:, y_order], grad_t2i[x_order][:, y_order]
+    y_blocks = list(_blocks(y, y_order, _at_once(y)[1]))
+    sums_y = [torch.zeros_like(b.vectors, dtype=wide) for b in y_blocks]
+    place = 0
+    for a in _blocks(x, x_order, _at_once(x)[0]):
+        sum_x = torch.zeros_like(a.vectors, dtype=wide)
+        for b, sum_y in zip(y_blocks, sums_y, strict=True):
+            if len(kept):
+                first, place = _load(kept, place, a, b)
+            else:
+                first = maxima_and_first(_similarity(a, b))[2:]
+            weights = _weights(a, b, grad_i2t[a.rows, b.rows], grad_t2i[a.rows, b.rows], first)
+            sum_x += weights @ b.vectors
+            sum_y += weights.mT @ a.vectors
+        _spread(grad_x, a, sum_x)
+    for b, sum_y in zip(y_blocks, sums_y, strict=True):
+        _spread(grad_y, b, sum_y)
+    return grad_x, grad_y
+
+
+def maxima(similarity: Tensor) -> Maxima:
+    """Of (P,a,N,c): the maxima over N (P,a,c) and over P (a,N,c)."""
+    if not _as_integers(similarity):
+        return similarity.amax(2), similarity.amax(0)
+    bits = _ordered(similarity.view(torch.int16))
+    over_y, over_x = (_ordered(bits.amax(dim)).view(similarity.dtype) for dim in (2, 0))
+    return over_y, over_x
+
+
+def maxima_and_first(similarity: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The maxima over N and over P, and where each stands first (int64 or less)."""
+    p, _, n, _ = similarity.shape
+    if not _as_integers(similarity) or max(p, n) > 256:
+        over_y, first_n = similarity.max(2)
+        over_x, first_p = similarity.max(0)
+        return over_y, over_x, first_n, first_p
+    # One integer holds the number, then 255 - n, then 255 - p: its maximum is the first of equals.
+    device = similarity.device
+    place_p = torch.arange(255, 255 - p, -1, dtype=torch.int32, device=device)
+    place_n = torch.arange(255, 255 - n, -1, dtype=torch.int32, device=device) * 256
+    keys = _ordered(similarity.view(torch.int16)).int().bitwise_left_shift_(16)
+    keys.bitwise_or_(place_p.view(-1, 1, 1, 1) + place_n.view(-1, 1))
+    best_n, best_p = keys.amax(2), keys.amax(0)
+    over_y, over_x = (
+        _ordered((best >> 16).to(torch.int16)).view(similarity.dtype) for best in (best_n, best_p)
+    )
+    return over_y, over_x, 255 - (best_n >> 8 & 255), 255 - (best_p & 255)
+
+
+def _as_integers(x: Tensor) -> bool:
+    """On CPU 16-bit floats are compared as integers, several times faster."""
+    return x.is_cpu and x.itemsize == 2
+
+
+def _ordered(bits: Tensor) -> Tensor:
+    """Bits of 16-bit floats <-> integers in the same order: a negative number's are turned over."""
+    return (bits >> 15).bitwise_and_(0x7FFF).bitwise_xor_(bits)
+
+
+def _weights(a: Block, b: Block, grad_i2t: Tensor, grad_t2i: Tensor, first: Maxima) -> Tensor:
+    """(P * a, N * c): the gradient of the block's similarities."""
+    (p, rows), (n, columns) = a.places.shape, b.places.shape
+    weights = a.vectors.new_zeros((p, rows, n, columns))
+    by_x = (grad_i2t * a.weights[:, :, None]).to(weights.dtype)
+    by_y = (grad_t2i[:, None] * b.weights).to(weights.dtype)
+    weights.scatter_(2, first[0].long().unsqueeze(2), by_x.unsqueeze(2))
+    weights.scatter_add_(0, first[1].long().unsqueeze(0), by_y.unsqueeze(0))
+    return weights.view(p * rows, n * columns)
+
+
+def _similarity(a: Block, b: Block) -> Tensor:
+    return (a.vectors @ b.vectors.mT).view(*a.places.shape, *b.places.shape)
+
+
+def _blocks(side: Side, order: Tensor, at_once: int) -> Iterator[Block]:
+    """The side's rows that have any vectors, most vectors first, ``at_once`` vectors at a time."""
+    starts, counts = side.starts[order], side.counts[order]
+    sizes = counts.tolist()
+    wide = torch.promote_types(side.vectors.dtype, torch.float32)
+    row, end = 0, sum(size > 0 for size in sizes)
+    while row < end:
+        rows = slice(row, min(row + max(1, at_once // sizes[row]), end))
+        k = torch.arange(sizes[row], device=counts.device)[:, None]
+        real = k < counts[rows]
+        places = starts[rows] + k * real
+        vectors = side.vectors.index_select(0, places.flatten())
+        yield Block(rows, vectors, places, real / counts[rows].to(wide))
+        row = rows.stop
+
+
+def _at_once(side: Side) -> tuple[int, int]:
+    return AT_ONCE["cpu" if side.vectors.is_cpu else "gpu"]
+
+
+def _order(counts: Tensor) -> Tensor:
+    return counts.argsort(dim=0, descending=True, stable=True)
+
+
+def _reordered(scores: Tensor, x_order: Tensor, y_order: Tensor) -> Tensor:
+    """Scores of rows in order by count -> of rows as they came."""
+    for dim, order in enumerate((x_order, y_order)):
+        if (order.diff() != 1).any():
+            scores = scores.index_select(dim, order.argsort())
+    return scores
+
+
+def _spread(grad: Tensor, block: Block, sums: Tensor) -> None:
+    """Write a block's part of ``grad``.
+
+    Products of equal vectors may round differently: what a repeated vector won is its original's.
+    """
+    real = block.weights > 0
+    sums = sums.view(*real.shape, -1)
+    sums[0] += sums.masked_fill(real[:, :, None], 0.0).sum(0)
+    grad[block.places[real]] = sums[real].to(grad.dtype)
+
+
+def _store(kept: Tensor, place: int, first: list[Tensor]) -> int:
+    for part in first:
+        kept[place : place + part.numel()] = part.flatten()
+        place += part.numel()
+    return place
+
+
+def _load(kept: Tensor, place: int, a: Block, b: Block) -> tuple[Maxima, int]:
+    (p, rows), (n, columns) = a.places.shape, b.places.shape
+    middle, end = place + p * rows * columns, place + (p + n) * rows * columns
+    over_y = kept[place:middle].view(p, rows, columns)
+    return (over_y, kept[middle:end].view(rows, n, columns)), end
