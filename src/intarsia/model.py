@@ -6,10 +6,12 @@ import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import islice
+from functools import cached_property
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 import yaml
 from PIL import Image
@@ -20,11 +22,23 @@ from torch import Tensor, nn
 from intarsia.backbones.base import Backbone
 from intarsia.backbones.loading import load_backbone
 from intarsia.data.images import as_shown, load_image
+from intarsia.data.problems import Problems
 from intarsia.errors import ConfigError
+from intarsia.features.component_pairs import image_features, text_features
+from intarsia.features.components import ComponentSpec, ComponentStore
 from intarsia.methods import Method
+from intarsia.ops.regions import enlarged_crops
 from intarsia.ops.similarity import pairwise_scores
 from intarsia.runtime import atomic, seed_everything
-from intarsia.types import Batch, Dense, Embeddings, Features, ImageSource
+from intarsia.types import (
+    Batch,
+    Dense,
+    Embeddings,
+    Features,
+    ImageSource,
+    Record,
+    Region,
+)
 
 Freeze = Literal["none", "towers", "backbone"]
 Gather = Callable[[Embeddings], Embeddings]
@@ -42,12 +56,15 @@ class ModelSpec:
         method: ``{"class_path": ..., "init_args": {...}}``.
         freeze: ``towers`` trains the projections and the method, ``backbone`` the method only.
         dense: how the patches of a ViT are taken (METHODS.md section 0).
+        components: arguments of :class:`intarsia.features.components.ComponentSpec`, for methods
+            that match components.
     """
 
     backbone: dict[str, Any]
     method: dict[str, Any] = field(default_factory=lambda: {"class_path": "intarsia.methods.Clip"})
     freeze: Freeze = "none"
     dense: Dense = "value"
+    components: dict[str, Any] = field(default_factory=dict)
 
     def build(self, seed: int = 0) -> Model:
         """A fresh model. One seed gives one start, whatever the method."""
@@ -56,7 +73,13 @@ class ModelSpec:
         seed_everything(seed)
         method_class = _method_class(self.method["class_path"])
         method = method_class(backbone.dims, **self.method.get("init_args") or {})
-        return Model(backbone, method, freeze=self.freeze, dense=self.dense)
+        return Model(
+            backbone,
+            method,
+            freeze=self.freeze,
+            dense=self.dense,
+            components=ComponentSpec(**self.components),
+        )
 
 
 def _method_class(path: str) -> Callable[..., Method]:
@@ -80,8 +103,15 @@ class Model(nn.Module):
         *,
         freeze: Freeze = "none",
         dense: Dense = "value",
+        components: ComponentSpec = ComponentSpec(),  # noqa: B008  frozen
     ) -> None:
         super().__init__()
+        if "components" in method.needs and freeze != "backbone":
+            raise ConfigError(
+                f"{type(method).__name__} works over a frozen backbone: set freeze: backbone"
+            )
+        self.component_spec = components
+        self.cache: Path | None = None
         self.backbone, self.method, self.freeze = backbone, method, freeze
         self.dense: Dense | None = dense if "patches" in method.needs else None
         self._patches: Dense = dense
@@ -94,7 +124,15 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         return next(self.method.parameters()).device
 
+    @cached_property
+    def components(self) -> ComponentStore:
+        """Where components are found and embedded; kept in the folder ``cache`` if that is set."""
+        folder = None if self.cache is None else self.cache / "components"
+        return ComponentStore(self.backbone, self.component_spec, folder)
+
     def features(self, batch: Batch) -> Features:
+        if batch.features is not None:
+            return batch.features
         states = batch.states
         if states is None:
             if batch.pixels is None or batch.tokens is None:
@@ -102,17 +140,46 @@ class Model(nn.Module):
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.freeze == "none"):
                 states = self.backbone.image_states(batch.pixels, dense=self.dense)
                 states = states.joined(self.backbone.text_states(batch.tokens))
-        return self.backbone.project(states)
+        features = replace(self.backbone.project(states), links=batch.links)
+        return replace(features, image_crops=self._crops(batch))
 
-    def forward(self, batch: Batch, gather: Gather | None = None) -> dict[str, Tensor]:
-        """The losses of a batch of pairs; ``gather`` joins the embeddings of all ranks first."""
+    @torch.no_grad()
+    def _crops(self, batch: Batch) -> Tensor | None:
+        """(B,P,D) global vectors of the linked regions, enlarged; what no link uses stays zero."""
+        if "crops" not in self.method.needs or batch.links is None:
+            return None
+        if batch.pixels is None:
+            raise ConfigError("crops of regions need the pixels: train with freeze: none")
+        mask = batch.links.mask
+        pixels = self.backbone.transform.normalise(batch.pixels)
+        crops = enlarged_crops(pixels, batch.links.boxes, mask)
+        was_training = self.backbone.training
+        self.backbone.eval()
+        vectors = self.backbone.encode_image(crops).require("image_global")
+        self.backbone.train(was_training)
+        return vectors.new_zeros(*mask.shape, vectors.shape[1]).masked_scatter_(
+            mask[..., None], vectors
+        )
+
+    def embed(self, batch: Batch) -> tuple[Embeddings, Embeddings]:
+        """What the method makes of the pictures and of the texts of a batch of pairs."""
         features = self.features(batch)
         image = replace(self.method.encode_image(features), ids=batch.pictures)
         text = replace(self.method.encode_text(features), ids=batch.pictures)
+        return image, text
+
+    def losses(
+        self, image: Embeddings, text: Embeddings, gather: Gather | None = None
+    ) -> dict[str, Tensor]:
+        """The losses of embedded pairs; ``gather`` joins the embeddings of all ranks first."""
         if gather is not None:
             image, text = gather(image), gather(text)
         with torch.autocast(self.device.type, enabled=False):
             return self.method.loss(image, text)
+
+    def forward(self, batch: Batch, gather: Gather | None = None) -> dict[str, Tensor]:
+        """The losses of a batch of pairs."""
+        return self.losses(*self.embed(batch), gather)
 
     # ---- asking -------------------------------------------------------------------------------
 
@@ -128,15 +195,44 @@ class Model(nn.Module):
 
     @torch.inference_mode()
     def encode_images(
-        self, images: Iterable[AnyImage], *, batch_size: int | None = None
+        self,
+        images: Iterable[AnyImage],
+        *,
+        regions: Iterable[Sequence[Region]] | None = None,
+        batch_size: int | None = None,
     ) -> Embeddings:
-        """Pictures -> embeddings on the CPU, ``batch_size`` at a time (None = what is fast)."""
+        """Pictures -> embeddings on the CPU, ``batch_size`` at a time (None = what is fast).
+
+        ``regions`` are those of each picture, for methods that match components without a detector.
+        """
         self.eval()
         images = [images] if isinstance(images, str) else images
+        if "components" in self.method.needs:
+            return self._component_images(images, regions, batch_size or 256)
         batch_size = batch_size or self.backbone.images_at_once
         encode = self.method.encode_image
         parts = [encode(self.image_features(some)).cpu() for some in _chunks(images, batch_size)]
         return Embeddings.concatenate(parts)
+
+    def _component_images(
+        self,
+        images: Iterable[AnyImage],
+        regions: Iterable[Sequence[Region]] | None,
+        batch_size: int,
+    ) -> Embeddings:
+        known = repeat(()) if regions is None else regions
+        records = [
+            Record(str(i), _source(image), (), tuple(boxes))
+            for i, (image, boxes) in enumerate(zip(images, known, strict=False))
+        ]
+        found = self.components.add_pictures(records, Problems(0.0))
+        parts = image_features(
+            self.components,
+            [part for part in found if part is not None],
+            roles="roles" in self.method.needs,
+            batch_size=batch_size,
+        )
+        return Embeddings.concatenate([self.method.encode_image(part).cpu() for part in parts])
 
     @torch.inference_mode()
     def encode_texts(self, texts: Iterable[str], *, batch_size: int = 256) -> Embeddings:
@@ -144,6 +240,11 @@ class Model(nn.Module):
         self.eval()
         texts = [texts] if isinstance(texts, str) else texts
         encode = self.method.encode_text
+        if "components" in self.method.needs:
+            found = self.components.add_texts(list(texts))
+            roles = "roles" in self.method.needs
+            some = text_features(self.components, found, roles=roles, batch_size=batch_size)
+            return Embeddings.concatenate([encode(features).cpu() for features in some])
         parts = [encode(self.text_features(some)).cpu() for some in _chunks(texts, batch_size)]
         return Embeddings.concatenate(parts)
 
@@ -247,8 +348,10 @@ def load_model(directory: str | Path, *, device: torch.device | str = "cpu") -> 
 def read_spec(directory: Path) -> ModelSpec:
     config = yaml.safe_load((directory / CONFIG).read_text())
     try:
-        return ModelSpec(**{item.name: config[item.name] for item in fields(ModelSpec)})
-    except (KeyError, TypeError) as error:
+        return ModelSpec(
+            **{item.name: config[item.name] for item in fields(ModelSpec) if item.name in config}
+        )
+    except TypeError as error:
         raise ConfigError(f"{directory / CONFIG} is not the config of a run: {error}") from error
 
 
@@ -261,6 +364,12 @@ def _picture(image: AnyImage) -> Image.Image:
     if isinstance(image, Image.Image):
         return as_shown(image)
     return load_image(Path(image) if isinstance(image, str) else image)
+
+
+def _source(image: AnyImage) -> ImageSource:
+    if isinstance(image, Image.Image):
+        return np.asarray(as_shown(image))
+    return Path(image) if isinstance(image, str) else image
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -129,13 +129,57 @@ class TokenBatch(_Batched):
 
 
 @dataclass(frozen=True, slots=True)
+class Links(_Batched):
+    """Which region each phrase of a caption speaks of, for B pairs with up to P such links.
+
+    ``boxes`` (B,P,4) of the regions, the backbone's input being the square from (0, 0) to (1, 1);
+    ``words`` (B,P,2) the phrase's first and last + 1 token, counting real tokens only; ``labels``
+    (B,P) int64, equal for phrases of the same words; ``mask`` (B,P).
+    """
+
+    boxes: Tensor
+    words: Tensor
+    labels: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Components(_Batched):
+    """The named pieces of B pictures or of B texts, each a vector of its own (ComAlign III-A).
+
+    ``entities`` (B,K,D) are crops of regions or noun phrases, ``relations`` (B,L,D) crops of pairs
+    of regions or "subject action object" phrases, best first. ``parts`` are the ends of each
+    relation: (B,L,2,D) its two regions, or (B,L,3,D) subject, action and object; ``boxes``
+    (B,L,2,4) where the two regions lie, the picture being the square from (0, 0) to (1, 1).
+    """
+
+    entities: Tensor
+    entity_mask: Tensor
+    relations: Tensor
+    relation_mask: Tensor
+    parts: Tensor | None = None
+    boxes: Tensor | None = None
+
+    def with_vectors(self, function: Callable[[Tensor], Tensor]) -> Components:
+        """The same with ``function``, (rows, W) -> (rows, D), applied to all vectors."""
+        changes = {
+            name: function(value.flatten(0, -2)).unflatten(0, value.shape[:-1])
+            for name in ("entities", "relations", "parts")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
 class Features(_Batched):
     """What a backbone gives for a batch: of pictures, of texts, or of pairs.
 
     ``image_global`` (B,D), ``image_patches`` (B,M,D), ``text_global`` (B,D), ``text_tokens``
     (B,N,D) with ``text_mask`` (B,N). A backbone's ``*_states`` give the same fields in the towers'
     own widths; its ``project`` turns those into the joint width D. Vectors are not normalised.
-    None = not computed.
+    ``links`` are the known (region, phrase) pairs inside each pair; ``image_crops`` (B,P,D) the
+    global vectors of their regions' crops, ``text_phrases`` (B,P,D) those of the phrases alone.
+    ``image_parts`` and ``text_parts`` are the components of each side. None = not computed.
     """
 
     image_global: Tensor | None = None
@@ -143,6 +187,11 @@ class Features(_Batched):
     text_global: Tensor | None = None
     text_tokens: Tensor | None = None
     text_mask: Tensor | None = None
+    links: Links | None = None
+    image_crops: Tensor | None = None
+    text_phrases: Tensor | None = None
+    image_parts: Components | None = None
+    text_parts: Components | None = None
 
     def require(self, name: str) -> Tensor:
         value = getattr(self, name)
@@ -163,7 +212,9 @@ class Batch(_Batched):
     """B pairs on their way into a model.
 
     ``pictures`` (B,) int64 says which picture each pair is of, ``pairs`` (B,) its place in the data
-    set. Either ``pixels`` (B,3,H,W) uint8 and ``tokens``, or the towers' cached ``states``.
+    set. Either ``pixels`` (B,3,H,W) uint8 and ``tokens``, or the towers' cached ``states``, or
+    ``features`` that a wholly frozen backbone has projected already.
+    ``links`` where the method asks for them.
     ``problems`` names the pictures that could not be read, (record id, reason), whose pairs were
     replaced by the next readable ones.
     """
@@ -173,6 +224,8 @@ class Batch(_Batched):
     pixels: Tensor | None = None
     tokens: TokenBatch | None = None
     states: Features | None = None
+    features: Features | None = None
+    links: Links | None = None
     problems: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
@@ -185,12 +238,13 @@ class Embeddings(_Batched):
 
     ``groups[name]`` is (B,D) or (B,K,D); ``masks[name]`` (B,K) where some of the K are padding.
     ``ids`` (B,) int64 says which picture a row belongs to: rows with equal ids are positives of
-    one another, never negatives.
+    one another, never negatives. ``labels[name]`` (B,K) does the same for a group's vectors.
     """
 
     groups: dict[str, Tensor]
     masks: dict[str, Tensor] = field(default_factory=dict)
     ids: Tensor | None = None
+    labels: dict[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, group: str) -> Tensor:
         return self.groups[group]
@@ -218,8 +272,9 @@ class Embeddings(_Batched):
         first = parts[0]
         groups = {name: join([p.groups for p in parts], name) for name in first.groups}
         masks = {name: join([p.masks for p in parts], name) for name in first.masks}
+        labels = {name: join([p.labels for p in parts], name) for name in first.labels}
         ids = None if first.ids is None else torch.cat([p.ids for p in parts if p.ids is not None])
-        return Embeddings(groups, masks, ids)
+        return Embeddings(groups, masks, ids, labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +284,11 @@ class Term:
     ``kind``: ``dot`` compares (I,D) with (T,D); ``aligned`` is the mean over k of the dot products
     of the k-th vectors of (I,K,D) and (T,K,D); ``mean_max`` is fine-grained matching (ComAlign
     eq. 2), whose own image-to-text score enters with weight ``i2t`` and text-to-image with ``t2i``.
+    ``reverse`` is the weight of its text-to-image score in the image-to-text similarity (eq. 10).
     """
 
     group: str
     kind: Literal["dot", "aligned", "mean_max"]
     i2t: float = 1.0
     t2i: float = 1.0
+    reverse: float = 0.0

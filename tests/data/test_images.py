@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from intarsia.data import images
-from intarsia.data.images import load_image
+from intarsia.data.images import image_size, load_image
 from intarsia.errors import DataError
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -124,3 +124,24 @@ def test_pixel_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_arrays_of_another_form_are_refused(array: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"must be uint8 \(H, W, 3\)"):
         load_image(array)
+
+
+def test_the_header_tells_the_size_that_decoding_gives(tmp_path: Path) -> None:
+    image = left_red_right_blue()
+    image.save(tmp_path / "a.png")
+    sources = [tmp_path / "a.png", np.asarray(image)]
+    for orientation in (*range(10), 65535):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        sources += [encoded(image, kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP")]
+    turned = 0
+    for source in sources:
+        assert image_size(source) == load_image(source).size
+        turned += image_size(source) == (16, 32)
+    assert turned == 4 * 3
+
+
+@pytest.mark.parametrize("source", [b"", b"not a picture", Path("gone.jpg"), np.zeros((2, 2))])
+def test_sizes_of_what_is_no_picture(source: object) -> None:
+    with pytest.raises(DataError):
+        image_size(source)

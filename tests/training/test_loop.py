@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 import yaml
 
 from intarsia.cli import main
+from intarsia.data.problems import Problems
 from intarsia.errors import ConfigError, DataError, TrainingError
+from intarsia.features import pairs as pairs_module
 from intarsia.features.pairs import LivePairs
 from intarsia.model import ModelSpec, load_model
 from intarsia.training.loop import Trainer
@@ -97,7 +100,10 @@ def test_moving_average_is_what_is_saved(tmp_path, records):
     saved = load_model(tmp_path / "a").state_dict()
     key = "backbone.model.visual_projection.weight"
     assert not torch.equal(saved[key], plain.state_dict()[key])
-    assert torch.equal(averaged.state_dict()[key], plain.state_dict()[key])
+    assert torch.equal(saved[key], averaged.state_dict()[key])
+    again = small(**settings)
+    resumed = train(CLIP, DATA, again, tmp_path / "a", records=records, resume=True)
+    assert torch.equal(saved[key], resumed.state_dict()[key])
 
 
 def test_mixed_precision_stays_close_to_full(tmp_path, records):
@@ -167,6 +173,82 @@ def test_unreadable_pictures_are_left_out_and_listed(tmp_path, broken):
     assert {row["source"] for row in listed} == {broken[5].id, broken[11].id}
     with pytest.raises(DataError, match="1 of 48 records are bad"):
         train(CLIP, DATA, small(steps=2), tmp_path / "strict", records=broken)
+    assert broken[5].id in (tmp_path / "strict" / "problems.jsonl").read_text()
+
+
+def test_problems_are_listed_while_training_goes_on(tmp_path, broken, monkeypatch):
+    monkeypatch.setattr(pairs_module, "IN_MEMORY_BYTES", 0)
+    model, found, seen = CLIP.build(), Problems(), []
+
+    def validate(_):
+        found.add("held out", "image", "empty")
+        seen.append((tmp_path / "problems.jsonl").read_text())
+        return {"r1": 0.0}
+
+    problems = Problems(max_fraction=1.0)
+    pairs = LivePairs(broken, model.backbone, problems)
+    trainer = small(steps=12, validate_every=11, save_every=50)
+    trainer.fit(
+        model,
+        pairs,
+        tmp_path,
+        validate=validate,
+        problems=problems,
+        validation_problems=found,
+    )
+    assert all(broken[index].id in seen[0] for index in (5, 11)) and "held out" not in seen[0]
+    assert seen[1].count("held out") == 1
+
+
+def test_a_new_run_lists_its_own_problems_only(tmp_path, records):
+    (tmp_path / "problems.jsonl").write_text('{"source": "mended since"}\n')
+    train(CLIP, DATA, small(steps=1), tmp_path, records=records)
+    assert not (tmp_path / "problems.jsonl").exists()
+
+
+def test_resuming_needs_the_same_data(tmp_path, records):
+    for others in (records[:40], [*records[:47], replace(records[47], id="another")]):
+        out = tmp_path / others[-1].id.replace("/", "-")
+        train(CLIP, DATA, small(steps=1), out, records=records)
+        with pytest.raises(
+            ConfigError, match=r"trained on 192 pairs .* these (160|192) .*same data"
+        ):
+            train(CLIP, DATA, small(steps=1), out, records=others, resume=True)
+
+
+CACHED = {"accumulate": 2, "ema": 0.9, "clip_grad": 0.5, "save_every": 2}
+
+
+def test_gradient_caching_changes_no_step(tmp_path, records):
+    plain = {**REGISTERS.method, "init_args": {"layers": 1}}
+    spec = replace(REGISTERS, method=plain)
+    for name, chunk in (("whole", None), ("chunks", 6)):
+        trainer = small(steps=3, grad_cache_chunk=chunk, **CACHED)
+        train(spec, DATA, trainer, tmp_path / name, records=records)
+    for whole, chunks in zip(lines(tmp_path / "whole"), lines(tmp_path / "chunks"), strict=True):
+        kept = ("loss", "global", "local_mean", "grad_norm")
+        assert [chunks[k] for k in kept] == pytest.approx([whole[k] for k in kept], rel=1e-3)
+
+
+def test_gradient_caching_resumes_exactly(tmp_path, records):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    settings = {**CACHED, "steps": 4, "grad_cache_chunk": 6}
+    train(REGISTERS, DATA, small(**settings), tmp_path / "whole", records=records)
+    stopped = small(**settings, validate_every=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(REGISTERS, DATA, stopped, tmp_path / "b", records=records, validate=interrupted)
+    train(REGISTERS, DATA, small(**settings), tmp_path / "b", records=records, resume=True)
+    assert losses(tmp_path / "b") == losses(tmp_path / "whole")
+    whole, resumed = load_model(tmp_path / "whole"), load_model(tmp_path / "b")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+
+
+def test_a_chunk_holds_at_least_a_pair():
+    with pytest.raises(ConfigError, match="grad_cache_chunk is 0"):
+        small(grad_cache_chunk=0)
 
 
 @pytest.mark.parametrize("settings", [{}, {"steps": 3, "epochs": 1}])
@@ -175,18 +257,24 @@ def test_length_is_given_once(settings):
         Trainer(**settings)
 
 
-def test_two_processes_train_as_one(tmp_path):
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_two_processes_train_as_one(tmp_path, chunk):
     """Half the batch on each of two ranks: the same losses as one process with all of it."""
     common = "train --data.name scenes --data.split train[:12] --backbone scenes-clip"
     common += " --method Registers --trainer.precision 32-true --trainer.log_every 1"
     common += " --trainer.steps 4 --trainer.accelerator cpu"
-    two = "--trainer.batch_size 8 --trainer.devices 2 --out".split()
+    two = f"--trainer.batch_size 8 --trainer.devices 2 --trainer.grad_cache_chunk {chunk} --out"
+    two = two.replace("None", "null").split()
     assert start(*common.split(), *two, str(tmp_path / "two")).wait(timeout=300) == 0
     main([*common.split(), "--trainer.batch_size", "16", "--out", str(tmp_path / "one")])
     one, both = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert both == pytest.approx(one, rel=1e-4)
     norms = [[row["grad_norm"] for row in lines(tmp_path / name)] for name in ("one", "two")]
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+    of_one, of_two = (load_model(tmp_path / name).method for name in ("one", "two"))
+    for temperature in ("temperature", "local_temperature"):
+        a, b = (getattr(method, temperature).logit_scale for method in (of_one, of_two))
+        assert a.item() == pytest.approx(b.item(), abs=1e-6)
 
 
 def start(*arguments: str) -> subprocess.Popen:

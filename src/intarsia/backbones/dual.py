@@ -35,7 +35,7 @@ class DualEncoder(Backbone):
     none), ``image_patches`` its last map or its last hidden states without prefix tokens; ``value``
     and ``plain`` are the same, since no joint projection was trained with it. ``text_global`` is
     the mean of all hidden states that are not padding, as in sentence-transformers, or the
-    first. Pooled and local vectors have a projection each.
+    first. Pooled and local vectors have a projection each, unless ``shared``.
 
     Args:
         vision: a transformers vision model (map or sequence of hidden states).
@@ -45,6 +45,8 @@ class DualEncoder(Backbone):
         pooling: how ``text_global`` comes from the hidden states.
         projection: ``linear``, or ``mlp`` with one hidden layer of width 2 D.
         dropout: on the inputs of the projections, by feature.
+        shared: one projection for pooled and local vectors of a side, as CLIP has it; then a
+            patch of a mean-pooled tower is a summand of the picture's vector.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class DualEncoder(Backbone):
         pooling: Pooling = "mean",
         projection: Projection = "linear",
         dropout: float = 0.0,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         for kind, value, valid in (
@@ -73,6 +76,9 @@ class DualEncoder(Backbone):
         self._tokenizer = tokenizer
         arguments = inspect.signature(vision.forward).parameters
         self._interpolates = "interpolate_pos_encoding" in arguments
+        self._convolves = sum(isinstance(m, nn.Conv2d) for m in vision.modules()) > 1
+        if self._convolves:
+            vision.to(memory_format=torch.channels_last)
         with torch.no_grad():
             blank = torch.zeros(1, 3, transform.size, transform.size)
             pooled, patches, grid = self._see(blank)
@@ -82,9 +88,9 @@ class DualEncoder(Backbone):
             return _projection(width, embed_dim, projection, dropout)
 
         self.image_projection = joint(pooled.shape[-1])
-        self.patch_projection = joint(patches.shape[-1])
         self.text_projection = joint(text.config.hidden_size)
-        self.token_projection = joint(text.config.hidden_size)
+        self.patch_projection = None if shared else joint(patches.shape[-1])
+        self.token_projection = None if shared else joint(text.config.hidden_size)
 
     def tokenize(self, texts: Sequence[str]) -> TokenBatch:
         return fast_tokens(self._tokenizer, texts, length=self.dims.context, pad_to_length=False)
@@ -105,9 +111,11 @@ class DualEncoder(Backbone):
     def project(self, states: Features) -> Features:
         return Features(
             image_global=apply_to(self.image_projection, states.image_global),
-            image_patches=apply_to(self.patch_projection, states.image_patches),
+            image_patches=apply_to(
+                self.patch_projection or self.image_projection, states.image_patches
+            ),
             text_global=apply_to(self.text_projection, states.text_global),
-            text_tokens=apply_to(self.token_projection, states.text_tokens),
+            text_tokens=apply_to(self.token_projection or self.text_projection, states.text_tokens),
             text_mask=states.text_mask,
         )
 
@@ -121,6 +129,8 @@ class DualEncoder(Backbone):
     def _see(self, pixels: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Pooled vector (B,W), patches (B,M,W) and their grid."""
         extra = {"interpolate_pos_encoding": True} if self._interpolates else {}
+        if self._convolves:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
         output = self.vision(pixel_values=pixels, **extra)
         hidden: Tensor = output.last_hidden_state
         pooled = output.get("pooler_output")
@@ -146,6 +156,7 @@ def load_dual(
     pooling: Pooling = "mean",
     projection: Projection = "linear",
     dropout: float = 0.0,
+    shared: bool = False,
     context_length: int | None = None,
 ) -> DualEncoder:
     """A :class:`DualEncoder` of two folders or hub names; the projections are random.
@@ -168,6 +179,7 @@ def load_dual(
         pooling=pooling,
         projection=projection,
         dropout=dropout,
+        shared=shared,
     )
 
 

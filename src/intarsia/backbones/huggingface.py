@@ -67,6 +67,11 @@ class HuggingFaceBackbone(Backbone):
             clean=self._clean,
         )
 
+    def take_temperature(self, logit_scale: Tensor) -> None:
+        """Make a trained (log) temperature the exported model's own."""
+        with torch.no_grad():
+            self.model.logit_scale.copy_(logit_scale)
+
     def export(self, folder: Path) -> None:
         """Write an ordinary transformers folder."""
         for part in (self.model, self._tokenizer, self._processor):

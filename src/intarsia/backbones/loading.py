@@ -13,7 +13,7 @@ from intarsia.backbones.base import Backbone
 from intarsia.backbones.dual import load_dual
 from intarsia.backbones.huggingface import load_huggingface
 from intarsia.backbones.openclip import LOCAL, load_openclip
-from intarsia.backbones.small import load_scenes_clip
+from intarsia.backbones.small import load_scenes_clip, load_scenes_resnet
 from intarsia.errors import BackboneError, MissingExtraError, unknown
 from intarsia.runtime import models_root
 
@@ -22,6 +22,7 @@ FORMS = (
     "hf:NAME_OR_FOLDER",
     "dual:VISION+TEXT",
     "scenes-clip",
+    "scenes-resnet",
     "a model folder",
 )
 
@@ -35,13 +36,14 @@ def load_backbone(spec: str, **options: Any) -> Backbone:
     ``dual:VISION+TEXT``: two transformers models; a bare name is first looked for in
     :func:`intarsia.runtime.models_root`, and ``package:NAME`` is the model inside an installed
     Python package.
-    ``scenes-clip``: a small random CLIP for generated scenes.
+    ``scenes-clip`` and ``scenes-resnet``: small random CLIPs for generated scenes, with a vision
+    transformer or a ResNet.
     A folder with ``config.json`` (Hugging Face) or ``open_clip_config.json`` stands for itself.
 
     Args:
         spec: as above.
         **options: keyword arguments of the kind's own function: ``load_openclip``,
-            ``load_huggingface``, ``load_dual`` or ``load_scenes_clip``.
+            ``load_huggingface``, ``load_dual``, ``load_scenes_clip`` or ``load_scenes_resnet``.
 
     Raises:
         BackboneError: an unknown spec or option, or a model that cannot be read.
@@ -63,6 +65,8 @@ def _loader(spec: str) -> Callable[..., Backbone]:
     kind, _, rest = spec.partition(":")
     if spec == "scenes-clip":
         return load_scenes_clip
+    if spec == "scenes-resnet":
+        return load_scenes_resnet
     if kind == "openclip" and rest:
         arch, _, pretrained = rest.partition(":")
         return partial(load_openclip, arch, pretrained or None)

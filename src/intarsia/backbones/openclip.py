@@ -98,6 +98,10 @@ class OpenClipBackbone(Backbone):
     def towers(self) -> list[nn.Module]:
         return [*self.vision.towers(), *self.text.towers()]
 
+    def take_temperature(self, logit_scale: Tensor) -> None:
+        """Make a trained (log) temperature the exported model's own."""
+        self._other_weights["logit_scale"] = logit_scale.detach().clone()
+
     def export(self, folder: Path) -> None:
         """Write an ordinary open_clip folder, which ``local-dir:FOLDER`` loads anywhere."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`scenes-clip`: a small random CLIP for generated scenes, to be trained from nothing."""
+"""Small random CLIPs for generated scenes, to be trained from nothing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from typing import Any
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
-from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetModel,
+    SiglipTextConfig,
+    SiglipTextModel,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from intarsia.backbones.dual import DualEncoder
 from intarsia.backbones.huggingface import HuggingFaceClip, attention_implementation
+from intarsia.backbones.processing import image_transform
 
 SIZE, CONTEXT = 112, 32
 SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<bos>", "eos_token": "<eos>"}
@@ -25,20 +35,65 @@ def load_scenes_clip(*, words: Sequence[str] | None = None) -> HuggingFaceClip:
     Args:
         words: what its tokeniser knows; None = the words of the generated scenes.
     """
-    if words is None:
-        from intarsia.data.scenes import vocabulary
-
-        words = vocabulary()
-    tokenizer = word_tokenizer(words)
+    tokenizer = word_tokenizer(_words(words))
     config = _config(tokenizer)
     config._attn_implementation = attention_implementation()
-    processor = CLIPImageProcessorPil(
+    model = CLIPModel(config).eval()
+    return HuggingFaceClip(model, tokenizer, _processor(), name="scenes-clip")
+
+
+def load_scenes_resnet(*, words: Sequence[str] | None = None) -> DualEncoder:
+    """A ResNet (mean-pooled, 7 x 7 patches) beside a text transformer: 1.2 million weights.
+
+    Convolutions learn shapes from far fewer scenes than the transformer of ``scenes-clip``, at
+    more pictures a second. The picture's vector is the mean of its patches.
+
+    Args:
+        words: as of :func:`load_scenes_clip`.
+    """
+    name = "scenes-resnet"
+    tokenizer = word_tokenizer(_words(words))
+    vision = ResNetModel(
+        ResNetConfig(
+            embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic"
+        )
+    )
+    text_config = SiglipTextConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_position_embeddings=CONTEXT,
+        **_sizes(width=128, layers=2, heads=2),
+    )
+    text_config._attn_implementation = attention_implementation()
+    return DualEncoder(
+        vision.eval(),
+        SiglipTextModel(text_config).eval(),
+        tokenizer,
+        image_transform(_processor(), name),
+        name=name,
+        context=CONTEXT,
+        embed_dim=128,
+        shared=True,
+    )
+
+
+def _words(words: Sequence[str] | None) -> Sequence[str]:
+    if words is not None:
+        return words
+    from intarsia.data.scenes import vocabulary
+
+    return vocabulary()
+
+
+def _processor() -> CLIPImageProcessorPil:
+    return CLIPImageProcessorPil(
         size={"shortest_edge": SIZE},
         crop_size={"height": SIZE, "width": SIZE},
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    return HuggingFaceClip(CLIPModel(config).eval(), tokenizer, processor, name="scenes-clip")
 
 
 def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:

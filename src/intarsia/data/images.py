@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from intarsia.errors import DataError
 from intarsia.types import ImageSource
@@ -28,16 +30,35 @@ def load_image(source: ImageSource) -> Image.Image:
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
+    with _opened(source) as image:
+        return as_shown(image)
+
+
+@contextmanager
+def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     name = str(source) if isinstance(source, Path) else f"picture of {len(source)} bytes"
     try:
         with Image.open(source if isinstance(source, Path) else BytesIO(source)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{image.width} x {image.height} is over {MAX_PIXELS} pixels")
-            return as_shown(image)
+            yield image
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file") from error
     except Exception as error:  # on broken files Pillow's decoders raise errors of many kinds
         raise DataError(f"{name}: cannot be decoded: {error}") from error
+
+
+def image_size(source: ImageSource) -> tuple[int, int]:
+    """(width, height) as shown, from the file's header where there is one.
+
+    Raises:
+        DataError: as :func:`load_image`.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source).size
+    with _opened(source) as image:
+        is_turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return (image.height, image.width) if is_turned else image.size
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from intarsia.data.coco import Category
 from intarsia.data.images import load_image
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
+from intarsia.evaluation.boxes import (
+    BOX_PROTOCOLS,
+    BoxFeatures,
+    ClassText,
+    ProtocolName,
+    box_outcomes,
+    rank_boxes,
+)
 from intarsia.evaluation.metrics import Metric, Outcomes, summarise
 from intarsia.evaluation.negatives import hard_negative_outcomes
 from intarsia.evaluation.pointing import pointing_chance, pointing_hits, pointing_outcomes
 from intarsia.evaluation.retrieval import rank, retrieval_metrics, retrieval_outcomes
-from intarsia.model import Model
+from intarsia.model import AnyImage, Model
 from intarsia.ops.similarity import paired_scores
 from intarsia.runtime import progress
 from intarsia.types import Embeddings, Record
@@ -31,14 +41,14 @@ class Evaluation:
     per_query: Mapping[str, Outcomes]
 
 
-Protocol = Callable[[Model, Sequence[Record], Problems], Evaluation]
+Protocol = Callable[..., Evaluation]  # of a Model, a Sequence[Record] and Problems
 
 
 def evaluate_retrieval(
     model: Model, records: Sequence[Record], problems: Problems, *, captions: int | None = 5
 ) -> Evaluation:
     """Recall@1/5/10 both ways; the first ``captions`` of each picture (None = all)."""
-    good, image = _encoded_pictures(model, records, problems, lambda r: bool(r.captions))
+    good, image = encoded_pictures(model, records, problems, lambda r: bool(r.captions))
     texts = [caption for record in good for caption in record.captions[:captions]]
     owner = [i for i, record in enumerate(good) for _ in record.captions[:captions]]
     ranks = rank(image, model.encode_texts(texts), model.method.terms, torch.tensor(owner))
@@ -47,7 +57,7 @@ def evaluate_retrieval(
 
 def evaluate_negatives(model: Model, records: Sequence[Record], problems: Problems) -> Evaluation:
     """Share of hard negatives that score strictly below their true caption, by kind."""
-    good, image = _encoded_pictures(model, records, problems, lambda r: bool(r.negatives))
+    good, image = encoded_pictures(model, records, problems, lambda r: bool(r.negatives))
     cases = [(i, negative) for i, record in enumerate(good) for negative in record.negatives]
     owner = torch.tensor([i for i, _ in cases])
     true = [good[i].captions[negative.caption] for i, negative in cases]
@@ -81,10 +91,57 @@ def evaluate_pointing(model: Model, records: Sequence[Record], problems: Problem
     return Evaluation(summarise(outcomes), outcomes)
 
 
+def evaluate_boxes(
+    model: Model,
+    records: Sequence[Record],
+    problems: Problems,
+    *,
+    categories: Sequence[Category] | None = None,
+    protocol: ProtocolName = "instances",
+    features: BoxFeatures = "roi",
+    text: ClassText = "method",
+    input_size: int | None = None,
+) -> Evaluation:
+    """Zero-shot classification of labelled boxes among the names of all categories.
+
+    Args:
+        model: what gives the vectors.
+        records: pictures with regions, whose labels are names of categories.
+        problems: collects unreadable pictures and boxes that cannot be used.
+        categories: all that a box could be; None = every label of the records, a thing each.
+        protocol: which boxes count and what is averaged over (METHODS.md section 5): instances is
+            micro, clipself macro with things and stuff apart, fineclip macro.
+        features: roi pools a box from the patches of the whole picture; crop embeds its crop, which
+            is enlarged 1.5 times if it shows a thing.
+        text: of a prompt's vectors, the one that the method compares regions with, the global one,
+            or the mean of the tokens of the category's name.
+        input_size: side of the square input in pixels, larger than the backbone's own for finer
+            patches.
+    """
+    kept = [record for record in records if record.regions]
+    if categories is None:
+        names = {region.label for record in kept for region in record.regions} - {""}
+        categories = [Category(name) for name in sorted(names)]
+    rules = BOX_PROTOCOLS[protocol]
+    found = rank_boxes(
+        model,
+        _pictures(kept, problems),
+        categories,
+        rules,
+        problems,
+        features=features,
+        text=text,
+        input_size=input_size,
+    )
+    outcomes = box_outcomes(found, categories, rules)
+    return Evaluation(summarise(outcomes), outcomes)
+
+
 PROTOCOLS: dict[str, Protocol] = {
     "retrieval": evaluate_retrieval,
     "negatives": evaluate_negatives,
     "pointing": evaluate_pointing,
+    "boxes": evaluate_boxes,
 }
 
 
@@ -107,27 +164,24 @@ def _score(model: Model, image: Embeddings, text: Embeddings) -> Tensor:
     return (i2t + t2i) / 2
 
 
-def _encoded_pictures(
+def encoded_pictures(
     model: Model, records: Sequence[Record], problems: Problems, keep: Callable[[Record], bool]
 ) -> tuple[list[Record], Embeddings]:
     """The readable records and their pictures' embeddings, row by row."""
     good: list[Record] = []
 
-    def images() -> Iterator[Image.Image]:
+    as_stored = "components" in model.method.needs  # whose crops are known by the file's content
+
+    def images() -> Iterator[AnyImage]:
         for record, image in _pictures([r for r in records if keep(r)], problems):
             good.append(record)
-            yield image
+            yield record.image if as_stored else image
 
     first = next(stream := images(), None)
     if first is None:
         raise DataError(f"none of {len(records)} records has what this protocol needs")
-    embeddings = model.encode_images(_chain(first, stream))
-    return good, embeddings
-
-
-def _chain(first: Image.Image, rest: Iterator[Image.Image]) -> Iterator[Image.Image]:
-    yield first
-    yield from rest
+    regions = (good[i].regions for i in count())
+    return good, model.encode_images(chain([first], stream), regions=regions)
 
 
 def _pictures(

@@ -18,6 +18,7 @@ from intarsia.ops.similarity import pairwise_scores
 from intarsia.types import Embeddings, Term
 
 RECALL_AT = (1, 5, 10)
+NUM_TOP = 10
 TIE = 1e-6  # of the greatest possible score: what float32 sums of another order differ by
 
 
@@ -34,6 +35,20 @@ class Ranks:
     caption_image: Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Top:
+    """The best items of each query, best first: at most 10, all on the CPU.
+
+    ``texts`` (I,10) int64 of each picture with their ``text_scores``; ``images`` (T,10) of each
+    text with their ``image_scores``, float32.
+    """
+
+    texts: Tensor
+    text_scores: Tensor
+    images: Tensor
+    image_scores: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class _Block:
     """Consecutive pictures and all their texts, so that the correct pairs never leave a block."""
@@ -42,7 +57,6 @@ class _Block:
     texts: Tensor
 
 
-@torch.no_grad()
 def rank(
     image: Embeddings,
     text: Embeddings,
@@ -51,10 +65,24 @@ def rank(
     *,
     block: int = 256,
 ) -> Ranks:
-    """Rank every text for every picture and every picture for every text.
+    """:func:`rank_with_top` without the top."""
+    return rank_with_top(image, text, terms, caption_image, block=block)[0]
+
+
+@torch.no_grad()
+def rank_with_top(
+    image: Embeddings,
+    text: Embeddings,
+    terms: Sequence[Term],
+    caption_image: Tensor,
+    *,
+    block: int = 256,
+) -> tuple[Ranks, Top]:
+    """Rank every text for every picture and every picture for every text, and keep the best.
 
     Scores are made in blocks of ``block`` pictures x the texts of ``block`` pictures and dropped
-    again, so memory does not grow with I x T; the blocks of correct pairs are made twice.
+    again, so memory does not grow with I x T; only the blocks of correct pairs are kept. Scores
+    are as precise as the embeddings (:mod:`intarsia.ops.similarity`).
 
     Args:
         image: I pictures.
@@ -69,28 +97,33 @@ def rank(
     """
     caption_image = caption_image.cpu()
     blocks = _blocks(len(image), len(text), caption_image, block)
-    margin_i2t = TIE * sum(abs(term.i2t) for term in terms)
-    margin_t2i = TIE * sum(abs(term.t2i) for term in terms)
-
-    bars = []  # what a wrong item must reach to stand before the best correct one
-    for part in blocks:
-        i2t, t2i = pairwise_scores(image.rows(part.images), text.rows(part.texts), terms)
-        wrong = _wrong(part, part, caption_image).to(i2t.device)
-        best_i2t = i2t.masked_fill(wrong, -torch.inf).amax(1)
-        best_t2i = t2i.masked_fill(wrong, -torch.inf).amax(0)
-        bars.append((best_i2t - margin_i2t, best_t2i - margin_t2i))
+    own = [  # of the correct pairs: kept, since their bars are needed before all else
+        pairwise_scores(image.rows(part.images), text.rows(part.texts), terms) for part in blocks
+    ]
+    bars = [
+        _bars(*scores, terms, _wrong(part, part, caption_image))
+        for part, scores in zip(blocks, own, strict=True)
+    ]
 
     before_i2t = torch.zeros(len(image), dtype=torch.int64)
     before_t2i = torch.zeros(len(text), dtype=torch.int64)
-    for column, (_, bar_t2i) in zip(blocks, bars, strict=True):
+    best_texts = _Best(len(image), len(text))
+    best_images = _Best(len(text), len(image))
+    for column, scores, (_, bar_t2i) in zip(blocks, own, bars, strict=True):
         texts = text.rows(column.texts)
         for row, (bar_i2t, _) in zip(blocks, bars, strict=True):
-            i2t, t2i = pairwise_scores(image.rows(row.images), texts, terms)
+            i2t, t2i = (
+                scores if row is column else pairwise_scores(image.rows(row.images), texts, terms)
+            )
             _require_numbers(i2t, t2i, row, column)
             wrong = _wrong(row, column, caption_image).to(i2t.device)
             before_i2t[row.images] += ((i2t >= bar_i2t[:, None]) & wrong).sum(1).cpu()
             before_t2i[column.texts] += ((t2i >= bar_t2i) & wrong).sum(0).cpu()
-    return Ranks(before_i2t, before_t2i, caption_image)
+            pictures = torch.arange(row.images.start, row.images.stop)
+            best_texts.add(pictures, column.texts, i2t)
+            best_images.add(column.texts, pictures, t2i.mT)
+    top = Top(best_texts.items, best_texts.scores, best_images.items, best_images.scores)
+    return Ranks(before_i2t, before_t2i, caption_image), top
 
 
 def retrieval_outcomes(ranks: Ranks) -> dict[str, Outcomes]:
@@ -145,6 +178,34 @@ def _blocks(num_images: int, num_texts: int, caption_image: Tensor, block: int) 
         texts = order[ends[start] - int(num_captions[start]) : ends[stop - 1]]
         blocks.append(_Block(slice(start, stop), texts))
     return blocks
+
+
+class _Best:
+    """The best items of each query among all that were added so far."""
+
+    def __init__(self, num_queries: int, num_items: int) -> None:
+        size = (num_queries, min(NUM_TOP, num_items))
+        self.items = torch.full(size, -1)
+        self.scores = torch.full(size, -torch.inf)
+
+    def add(self, queries: Tensor, items: Tensor, scores: Tensor) -> None:
+        """``scores`` (q,c) of ``queries`` (q,) with ``items`` (c,)."""
+        size = self.items.shape[1]
+        found, where = scores.topk(min(size, scores.shape[1]), 1)
+        found = torch.cat([self.scores[queries], found.cpu()], 1)
+        items = torch.cat([self.items[queries], items[where.cpu()]], 1)
+        self.scores[queries], where = found.topk(size, 1)
+        self.items[queries] = items.gather(1, where)
+
+
+def _bars(i2t: Tensor, t2i: Tensor, terms: Sequence[Term], wrong: Tensor) -> tuple[Tensor, Tensor]:
+    """What a wrong item must reach to stand before the best correct one, in both directions."""
+    wrong = wrong.to(i2t.device)
+    best_i2t = i2t.masked_fill(wrong, -torch.inf).amax(1)
+    best_t2i = t2i.masked_fill(wrong, -torch.inf).amax(0)
+    margin_i2t = TIE * sum(abs(term.i2t) for term in terms)
+    margin_t2i = TIE * sum(abs(term.t2i) for term in terms)
+    return best_i2t - margin_i2t, best_t2i - margin_t2i
 
 
 def _wrong(row: _Block, column: _Block, caption_image: Tensor) -> Tensor:

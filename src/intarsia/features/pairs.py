@@ -13,6 +13,7 @@ from intarsia.backbones.base import Backbone, ImageTransform
 from intarsia.data.images import load_image
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
+from intarsia.features.links import links_of
 from intarsia.runtime import progress
 from intarsia.types import Batch, Record, TokenBatch
 
@@ -60,11 +61,16 @@ class LivePairs(PairIndex, Dataset[Batch]):
     Captions are tokenised once. Pictures are decoded once and kept as uint8 pixels where they fit
     into ``IN_MEMORY_BYTES``, else at every visit, in the data loader's workers. A picture that
     cannot be read is reported; its pairs are left out when pictures are kept, and replaced by the
-    next readable pair otherwise.
+    next readable pair otherwise. With ``links`` its batches hold the known (region, phrase) pairs.
     """
 
     def __init__(
-        self, records: Sequence[Record], backbone: Backbone, problems: Problems | None = None
+        self,
+        records: Sequence[Record],
+        backbone: Backbone,
+        problems: Problems | None = None,
+        *,
+        links: bool = False,
     ) -> None:
         problems = Problems() if problems is None else problems
         self.transform: ImageTransform = backbone.transform
@@ -73,6 +79,7 @@ class LivePairs(PairIndex, Dataset[Batch]):
         if not captions:
             raise DataError("the data set has no caption to train on")
         self.tokens: TokenBatch = backbone.tokenize(captions)
+        self.links = links_of(records, backbone, self.tokens) if links else None
         self.records: Sequence[Record] | None = records
         self.pixels: Tensor | None = None
         problems.expect(len(records))
@@ -102,7 +109,9 @@ class LivePairs(PairIndex, Dataset[Batch]):
 
     def _batch(self, pairs: Tensor, pixels: Tensor, problems: tuple[tuple[str, str], ...]) -> Batch:
         rows = self.order[pairs]
-        return Batch(pairs, self.pictures[rows], pixels, self.tokens.rows(rows), problems=problems)
+        links = None if self.links is None else self.links.rows(rows)
+        tokens = self.tokens.rows(rows)
+        return Batch(pairs, self.pictures[rows], pixels, tokens, links=links, problems=problems)
 
     def _decode(self, pairs: Tensor) -> tuple[Tensor, Tensor, tuple[tuple[str, str], ...]]:
         assert self.records is not None

@@ -24,9 +24,10 @@ from intarsia.backbones.base import Backbone
 from intarsia.data.images import load_image
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
+from intarsia.features.links import links_of
 from intarsia.features.pairs import PairIndex
 from intarsia.runtime import atomic, progress
-from intarsia.types import Batch, Dense, Features, Record
+from intarsia.types import Batch, Dense, Features, Links, Record
 
 TEXTS_AT_ONCE, TEXTS_SORTED = 64, 2048
 
@@ -149,7 +150,9 @@ class FeatureStore:
 class CachedPairs(PairIndex, Dataset[Batch]):
     """Pairs whose tower states come from a :class:`FeatureStore`."""
 
-    def __init__(self, store: FeatureStore, *, patches: Dense | None, tokens: bool) -> None:
+    def __init__(
+        self, store: FeatureStore, *, patches: Dense | None, tokens: bool, links: bool = False
+    ) -> None:
         super().__init__(store.records)
         self.keep(torch.from_numpy(np.array(store.load("readable"))))
         if not len(self.order):
@@ -160,6 +163,11 @@ class CachedPairs(PairIndex, Dataset[Batch]):
         self.text_tokens = store.load("text_tokens") if tokens else None
         lengths = store.load("text_lengths") if tokens else np.zeros(0, dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(lengths)])
+        self.links: Links | None = None
+        if links:
+            captions = [caption for record in store.records for caption in record.captions]
+            backbone = store.backbone
+            self.links = links_of(store.records, backbone, backbone.tokenize(captions))
 
     def __getitem__(self, pairs: Sequence[int]) -> Batch:
         index = torch.as_tensor(pairs)
@@ -175,7 +183,8 @@ class CachedPairs(PairIndex, Dataset[Batch]):
             text_tokens=tokens,
             text_mask=mask,
         )
-        return Batch(index, pictures, states=states)
+        links = None if self.links is None else self.links.rows(rows)
+        return Batch(index, pictures, states=states, links=links)
 
     def _tokens(self, rows: np.ndarray) -> tuple[Tensor | None, Tensor | None]:
         if self.text_tokens is None:

@@ -2,6 +2,9 @@
 
 from intarsia.methods.base import Method
 from intarsia.methods.clip import Clip
+from intarsia.methods.comalign import ComAlign
+from intarsia.methods.filip import Filip
+from intarsia.methods.harmoclip import HarmoClip
 from intarsia.methods.registers import Registers
 
-__all__ = ["Clip", "Method", "Registers"]
+__all__ = ["Clip", "ComAlign", "Filip", "HarmoClip", "Method", "Registers"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from intarsia.ops.regions import pool_regions
 from intarsia.types import Dims, Embeddings, Features, Term
 
 
@@ -29,10 +29,12 @@ class Temperature(nn.Module):
 class Method(nn.Module, ABC):
     """One idea of aligning pictures with texts; the keyword-only constructor is its config.
 
-    ``needs`` names the optional features that it reads: ``patches``, ``tokens``.
+    ``needs`` names the optional features that it reads: ``patches``, ``tokens``, ``links``,
+    ``crops`` (of the linked regions), ``phrases`` (the linked ones, as texts of their own),
+    ``components``, ``roles`` (of the components' relations).
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
 
     def __init__(self, dims: Dims) -> None:
         super().__init__()
@@ -72,14 +74,31 @@ class Method(nn.Module, ABC):
         patches = normalised(image.require("image_patches"))
         return torch.einsum("bmd,bd->bm", patches, normalised(text.require("text_global")))
 
+    def region_vectors(self, image: Features, boxes: Tensor) -> Tensor:
+        """What stands for boxes of pictures, (B,R,D) normalised, to compare with phrases.
+
+        The default is the RoIAlign of the dense patches.
+
+        Args:
+            boxes: (B,R,4), the backbone's input being the square from (0, 0) to (1, 1).
+        """
+        return pool_regions(image.require("image_patches"), self.dims.grid, boxes)
+
+    def phrase_vectors(self, text: Features) -> Tensor:
+        """What a region is compared with, (B,D) normalised: phrases, each in a sentence.
+
+        The default is the sentence's global vector; ``text_mask`` is True for the phrase's tokens.
+        """
+        return normalised(text.require("text_global"))
+
 
 def normalised(x: Tensor) -> Tensor:
     """L2-normalised in float32, whatever the precision of the layers before."""
     return F.normalize(x.float(), dim=-1)
 
 
-def same_picture(image: Embeddings, text: Embeddings) -> Tensor | None:
-    """(B,B) bool, which pairs are positives; None where every row is a picture of its own."""
+def same_picture(image: Embeddings, text: Embeddings) -> tuple[Tensor, Tensor] | None:
+    """The picture ids of both sides; None where every row is a picture of its own."""
     if image.ids is None or text.ids is None:
         return None
-    return image.ids[:, None] == text.ids[None]
+    return image.ids, text.ids

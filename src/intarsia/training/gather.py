@@ -25,8 +25,9 @@ def gather_embeddings(fabric: Fabric) -> Callable[[Embeddings], Embeddings]:
         }
         groups = {n: _all(fabric, _padded(x, longest.get(n))) for n, x in part.groups.items()}
         masks = {n: _all(fabric, _padded(x, longest.get(n))) for n, x in part.masks.items()}
+        labels = {n: _all(fabric, _padded(x, longest.get(n))) for n, x in part.labels.items()}
         ids = None if part.ids is None else _all(fabric, part.ids)
-        return Embeddings(groups, masks, ids)
+        return Embeddings(groups, masks, ids, labels)
 
     return gather
 

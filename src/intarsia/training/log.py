@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from torch.utils.tensorboard import SummaryWriter
 
+from intarsia.data.problems import Problems
 from intarsia.runtime import atomic
+
+PROBLEMS = "problems.jsonl"
 
 
 class RunLog:
@@ -37,3 +43,33 @@ class RunLog:
     def close(self) -> None:
         self.file.close()
         self.board.close()
+
+
+@contextmanager
+def problems_listed(out: Path, problems: Problems) -> Iterator[None]:
+    """Whatever the block finds is in ``problems.jsonl`` afterwards, also when it raises."""
+    try:
+        yield
+    finally:
+        if len(problems):
+            _list_problems(out, problems)
+
+
+def _list_problems(out: Path, problems: Problems) -> None:
+    """Append what is not in the file yet: all processes, and runs that resume, share it."""
+    out.mkdir(parents=True, exist_ok=True)
+    path, draft = out / PROBLEMS, out / f".{PROBLEMS}.draft"
+    with FileLock(out / f".{PROBLEMS}.lock"):
+        problems.write(draft)
+        found = draft.read_text(encoding="utf-8").splitlines(True)
+        draft.unlink()
+        with path.open("a+", encoding="utf-8") as file:
+            file.seek(0)
+            known = {_key(line) for line in file}
+            file.write("".join(line for line in found if _key(line) not in known))
+
+
+def _key(line: str) -> tuple[str | None, ...]:
+    """What a line of the file is about, whoever words the reason."""
+    row = json.loads(line)
+    return row.get("source"), row.get("field"), row.get("skipped")

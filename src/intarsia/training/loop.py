@@ -6,7 +6,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,24 +13,26 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from intarsia.data.problems import Problems
 from intarsia.errors import ConfigError, TrainingError
 from intarsia.features.pairs import Pairs
-from intarsia.model import WEIGHTS, Gather, Model
+from intarsia.model import WEIGHTS, Model
 from intarsia.runtime import progress_columns, seed_everything
 from intarsia.training.checkpoint import (
+    pairs_identity,
     random_state,
+    random_states,
     read_checkpoint,
     restore_random_state,
     write_checkpoint,
 )
-from intarsia.training.gather import gather_embeddings
-from intarsia.training.log import RunLog
+from intarsia.training.log import RunLog, problems_listed
 from intarsia.training.optim import Schedule, WeightAverage, parameter_groups
 from intarsia.training.sampler import PairSampler
+from intarsia.training.step import GradientStep
 from intarsia.types import Batch
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -47,6 +48,10 @@ class Trainer:
         steps: optimiser steps.
         batch_size: pairs a device and micro-step.
         accumulate: micro-steps a step; their gradients are averaged.
+        grad_cache_chunk: pairs embedded at a time, so that ``batch_size`` may be far beyond memory:
+            gradient caching (Gao et al. 2021). The gradients stay exact, with every pair of the
+            batch contrasted with every other, and a step costs one more forward pass. No layer in
+            training mode may be a BatchNorm. None = the whole batch at once.
         lr: peak learning rate.
         backbone_lr: another peak rate for the backbone; None = ``lr``.
         weight_decay: of AdamW, on matrices only.
@@ -69,6 +74,7 @@ class Trainer:
         steps: int | None = None,
         batch_size: int = 256,
         accumulate: int = 1,
+        grad_cache_chunk: int | None = None,
         lr: float = 1e-3,
         backbone_lr: float | None = None,
         weight_decay: float = 0.05,
@@ -85,8 +91,13 @@ class Trainer:
     ) -> None:
         if (epochs is None) == (steps is None):
             raise ConfigError("give either trainer.epochs or trainer.steps")
+        if grad_cache_chunk is not None and grad_cache_chunk < 1:
+            raise ConfigError(
+                f"trainer.grad_cache_chunk is {grad_cache_chunk}: give at least 1 pair, or null"
+            )
         self.epochs, self.steps = epochs, steps
         self.batch_size, self.accumulate = batch_size, accumulate
+        self.grad_cache_chunk = grad_cache_chunk
         self.lr, self.backbone_lr, self.weight_decay = lr, backbone_lr, weight_decay
         self.schedule, self.clip_grad, self.ema = schedule, clip_grad, ema
         self.log_every, self.save_every = log_every, save_every
@@ -124,19 +135,36 @@ class Trainer:
         resume: bool = False,
         validate: Validate | None = None,
         problems: Problems | None = None,
+        validation_problems: Problems | None = None,
         description: str = "training",
     ) -> Path:
         """Train; leave ``model.safetensors``, ``metrics.jsonl`` and ``checkpoints/`` in ``out``.
+
+        The model ends with the weights that are saved. ``problems`` and ``validation_problems``
+        (what ``validate`` adds to) are listed in ``problems.jsonl`` as they come.
 
         Returns:
             The path of the final weights.
 
         Raises:
+            ConfigError: the checkpoint to resume from is of another seed, of other pairs or of
+                another number of processes, or the model cannot train with ``grad_cache_chunk``.
             TrainingError: the loss or a gradient is not finite.
         """
         problems = Problems() if problems is None else problems
-        run = _Run(self, model, pairs, out, seed, problems, resume)
+        with problems_listed(out, problems):
+            run = _Run(self, model, pairs, out, seed, problems, resume)
+        if validate is not None and validation_problems is not None:
+            validate = _listing(validate, out, validation_problems)
         return run.complete(validate, description)
+
+
+def _listing(validate: Validate, out: Path, problems: Problems) -> Validate:
+    def validate_and_list(model: Model) -> dict[str, float]:
+        with problems_listed(out, problems):
+            return validate(model)
+
+    return validate_and_list
 
 
 class _Run:
@@ -158,8 +186,8 @@ class _Run:
         self.last = out / LAST
         trainer.launch()
         seed_everything(seed + self.fabric.global_rank)
-        self.model = model
-        self.module = self.fabric.setup_module(_Step(model))
+        self.model = model.train()
+        self.gradients = GradientStep(fabric, model, trainer.grad_cache_chunk)
         groups = parameter_groups(
             model,
             lr=trainer.lr,
@@ -169,6 +197,7 @@ class _Run:
         fused = fabric.device.type in ("cpu", "cuda") and trainer.precision != "16-mixed"
         self.optimizer: Any = fabric.setup_optimizers(torch.optim.AdamW(groups, fused=fused))
         self.average = WeightAverage(model, trainer.ema) if trainer.ema else None
+        self.identity = pairs_identity(pairs)
         self.total = self._total_steps()
         self.step = 0
         self.best = -math.inf
@@ -211,7 +240,6 @@ class _Run:
     def complete(self, validate: Validate | None, description: str) -> Path:
         trainer = self.trainer
         batches = self._loader()
-        self.module.train()
         console = Console(stderr=True)
         shown = self.fabric.is_global_zero
         with Progress(*progress_columns(), console=console, disable=not shown) as bar:
@@ -239,16 +267,14 @@ class _Run:
         sums: dict[str, Tensor] = {}
         for micro in range(trainer.accumulate):
             batch = self._next(batches)
-            syncing = micro == trainer.accumulate - 1
-            with self.fabric.no_backward_sync(self.module, enabled=not syncing):
-                losses = self.module(_Sealed(batch, self._gather()))
-                self._check_finite("loss", losses["loss"], batch)
-                self.fabric.backward(losses["loss"] / trainer.accumulate)
+            last = micro == trainer.accumulate - 1
+            losses = self.gradients.add(batch, share=1 / trainer.accumulate, sync=last)
+            self._check_finite("loss", losses["loss"], batch)
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.detach() / trainer.accumulate
+                sums[name] = sums.get(name, 0.0) + value / trainer.accumulate
         limit = math.inf if trainer.clip_grad is None else trainer.clip_grad
         norm = self.fabric.clip_gradients(
-            self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False
+            self.gradients.module, self.optimizer, max_norm=limit, error_if_nonfinite=False
         )
         assert isinstance(norm, Tensor)
         if trainer.precision != "16-mixed":  # whose scaler skips such a step by itself
@@ -262,13 +288,12 @@ class _Run:
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         batch = next(batches)
-        for record_id, reason in batch.problems:
-            self.problems.add(record_id, "image", reason)
-            self.problems.check()
+        if batch.problems:
+            with problems_listed(self.out, self.problems):
+                for record_id, reason in batch.problems:
+                    self.problems.add(record_id, "image", reason)
+                self.problems.check()
         return batch.to(self.fabric.device)
-
-    def _gather(self) -> Gather | None:
-        return None if self.fabric.world_size == 1 else gather_embeddings(self.fabric)
 
     def _check_finite(self, what: str, value: Tensor, batch: Batch) -> None:
         if torch.isfinite(value):
@@ -312,7 +337,7 @@ class _Run:
             self.best = score
             self.model.save(self.out / "checkpoints" / "best.safetensors")
         self._swap_average()
-        self.module.train()
+        self.model.train()
 
     def _swap_average(self) -> None:
         if self.average is not None:
@@ -322,30 +347,28 @@ class _Run:
         state = {
             "step": self.step,
             "seed": self.seed,
+            "data": self.identity,
             "best": self.best,
             "model": self.model.trained_state(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.shadow,
             "precision": self.fabric.strategy.precision.state_dict(),
-            "random": self._random_states(),
+            "random": random_states(self.fabric),
         }
         if self.fabric.is_global_zero:
             write_checkpoint(self.last, state)
-
-    def _random_states(self) -> list[dict[str, Any]]:
-        if self.fabric.world_size == 1:
-            return [random_state()]
-        mine = BytesIO()
-        torch.save(random_state(), mine)
-        parts: list[Any] = [None] * self.fabric.world_size
-        torch.distributed.all_gather_object(parts, mine.getvalue())
-        return [torch.load(BytesIO(part), weights_only=True) for part in parts]
 
     def _restore(self) -> None:
         state = read_checkpoint(self.last)
         if state["seed"] != self.seed:
             raise ConfigError(
                 f"{self.last} was trained with --seed {state['seed']}, not {self.seed}"
+            )
+        if (known := state.get("data", self.identity)) != self.identity:
+            raise ConfigError(
+                f"{self.last} was trained on {known['pairs']} pairs (hash {known['records']} of "
+                f"their record ids), not on these {self.identity['pairs']} "
+                f"({self.identity['records']}): resume with the same data, or choose another --out"
             )
         self.model.load_state_dict(state["model"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -366,28 +389,6 @@ class _Run:
         self._swap_average()
         if self.fabric.is_global_zero:
             self.model.save(weights)
-            if len(self.problems):
-                self.problems.write(self.out / "problems.jsonl")
-        self._swap_average()
         if self.log is not None:
             self.log.close()
         return weights
-
-
-class _Sealed:
-    """A step's input, not looked into by Fabric, which cannot convert frozen dataclasses."""
-
-    def __init__(self, batch: Batch, gather: Gather | None) -> None:
-        self.batch, self.gather = batch, gather
-
-
-class _Step(nn.Module):
-    """What Fabric wraps: the model from a batch to its losses."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, sealed: _Sealed) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = self.model(sealed.batch, sealed.gather)
-        return losses

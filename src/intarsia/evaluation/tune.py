@@ -1,0 +1,128 @@
+"""Finding the weights of ComAlign's similarity on training pictures (ComAlign eq. 10 and 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from intarsia.data.problems import Problems
+from intarsia.errors import ConfigError
+from intarsia.evaluation.harness import encoded_pictures
+from intarsia.model import Model
+from intarsia.ops.matching import fine_grained_scores
+from intarsia.runtime import atomic
+from intarsia.types import Embeddings, Record
+
+GRID = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
+RECALL_AT = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Mean of R@1/5/10 in percent at every point of the grid, and the best point.
+
+    ``i2t`` (G,G) over alpha1 and alpha2, ``t2i`` (G,) over beta1.
+    """
+
+    grid: tuple[float, ...]
+    i2t: Tensor
+    t2i: Tensor
+    alpha1: float
+    alpha2: float
+    beta1: float
+    n: int
+
+    def as_dict(self) -> dict[str, object]:
+        names = ("alpha1", "alpha2", "beta1", "n", "grid")
+        tables = {"i2t": self.i2t.tolist(), "t2i": self.t2i.tolist()}
+        return {name: getattr(self, name) for name in names} | tables
+
+
+@torch.inference_mode()
+def tune(model: Model, records: Sequence[Record], problems: Problems, captions: int = 5) -> Tuning:
+    """Search the grid on ``records`` and set the model's mixture to the best point.
+
+    Of equals the smallest weights win. Never use the split that you report.
+
+    Raises:
+        ConfigError: the method has no mixture.
+    """
+    mixture = getattr(model.method, "mixture", None)
+    if not isinstance(mixture, Tensor):
+        raise ConfigError(f"{type(model.method).__name__} has no weights to tune; ComAlign has")
+    good, image = encoded_pictures(model, records, problems, lambda r: bool(r.captions))
+    texts = [caption for record in good for caption in record.captions[:captions]]
+    owner = torch.tensor([i for i, r in enumerate(good) for _ in r.captions[:captions]])
+    base, i2t, t2i, reverse = _summands(model, image, model.encode_texts(texts))
+    across = torch.tensor(
+        [_i2t_recall(base + a * i2t + b * reverse, owner) for a, b in product(GRID, GRID)]
+    ).view(len(GRID), len(GRID))
+    back = torch.tensor([_t2i_recall(base + b * t2i, owner) for b in GRID])
+    first, second = divmod(int(across.argmax()), len(GRID))
+    found = Tuning(
+        GRID, across, back, GRID[first], GRID[second], GRID[int(back.argmax())], len(good)
+    )
+    mixture.copy_(torch.tensor([found.alpha1, found.alpha2, found.beta1]))
+    return found
+
+
+def _summands(model: Model, image: Embeddings, text: Embeddings) -> tuple[Tensor, ...]:
+    """(I,T) each: the base's score, what alpha1 weighs, what beta1 weighs, what alpha2 weighs."""
+    base = image["base"] @ text["base"].mT
+    i2t, t2i, reverse = (torch.zeros_like(base) for _ in range(3))
+    for term in model.method.terms:
+        x, y = image[term.group], text[term.group]
+        if term.group == "base":
+            continue
+        if term.kind == "dot":
+            i2t += x @ y.mT
+            t2i += x @ y.mT
+            continue
+        masks = image.masks.get(term.group), text.masks.get(term.group)
+        own, other = fine_grained_scores(x, y, *masks)
+        i2t += own
+        t2i += other
+        reverse += other
+    return base, i2t, t2i, reverse
+
+
+def _i2t_recall(scores: Tensor, owner: Tensor) -> float:
+    correct = owner[None] == torch.arange(len(scores))[:, None]
+    best = scores.masked_fill(~correct, -torch.inf).amax(1, keepdim=True)
+    return _mean_recall(((scores >= best) & ~correct).sum(1))
+
+
+def _t2i_recall(scores: Tensor, owner: Tensor) -> float:
+    own = scores.gather(0, owner[None])
+    return _mean_recall((scores >= own).sum(0) - 1)
+
+
+def _mean_recall(before: Tensor) -> float:
+    return sum(100 * float((before < k).float().mean()) for k in RECALL_AT) / len(RECALL_AT)
+
+
+def plot(found: Tuning, path: Path) -> None:
+    """The paper's figure 6: recall over each weight, the others at their best."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    i, j = found.grid.index(found.alpha1), found.grid.index(found.alpha2)
+    curves = {
+        "alpha1": (found.i2t[:, j], found.alpha1),
+        "alpha2": (found.i2t[i], found.alpha2),
+        "beta1": (found.t2i, found.beta1),
+    }
+    for axis, (name, (values, best)) in zip(
+        figure.subplots(1, 3, sharey=False), curves.items(), strict=True
+    ):
+        axis.plot(found.grid, values.numpy(), marker="o", markersize=3)
+        axis.axvline(best, linewidth=1, linestyle="--", color="tab:red")
+        axis.set(xlabel=f"{name} (best {best:g})", ylabel="mean of R@1, 5, 10 (%)")
+        axis.set_title("text to image" if name == "beta1" else "image to text")
+    with atomic(path) as draft:
+        figure.savefig(draft, format=path.suffix[1:], dpi=120)

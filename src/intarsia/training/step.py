@@ -1,0 +1,138 @@
+"""From a batch to gradients in the weights: at once, or with gradient caching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from intarsia.errors import ConfigError
+from intarsia.model import Gather, Model
+from intarsia.training.checkpoint import random_state, restore_random_state
+from intarsia.training.gather import gather_embeddings
+from intarsia.types import Batch, Embeddings
+
+Tensors = dict[str, Tensor]
+
+
+class GradientStep:
+    """Adds the gradients of batches to a model's weights.
+
+    With ``chunk`` a batch may be far beyond memory (gradient caching; Gao et al. 2021, "Scaling
+    Deep Contrastive Learning Batch Size under Memory Limited Setup"): its pairs are embedded a
+    chunk at a time without a graph, the loss of all embeddings gives the gradient of each, and the
+    chunks are embedded once more, now with a graph, to carry these gradients on to the weights.
+    A chunk meets the same random numbers both times, so the gradients are those of one pass that
+    draws its dropout chunk by chunk. The price is one more forward pass.
+
+    Args:
+        fabric: launched.
+        model: what trains, in training mode.
+        chunk: pairs embedded at a time; None = the whole batch.
+
+    Raises:
+        ConfigError: with ``chunk``, a layer of the model mixes the pairs of a batch.
+    """
+
+    def __init__(self, fabric: Fabric, model: Model, chunk: int | None) -> None:
+        if chunk is not None:
+            _refuse_batch_norm(model)
+        self.fabric, self.model, self.chunk = fabric, model, chunk
+        self.module = fabric.setup_module(_Worker(model))
+
+    def add(self, batch: Batch, *, share: float = 1.0, sync: bool = True) -> Tensors:
+        """Add ``share`` times the gradient of the batch's loss; ``sync``: averaged over the ranks.
+
+        Returns:
+            What the method's ``loss`` gave, without a graph.
+        """
+        gather = self._gather()
+        if self.chunk is None or self.chunk >= len(batch):
+            losses = self._backward(lambda model: model(batch, gather), share, sync)
+        else:
+            losses = self._add_by_chunks(batch, self.chunk, gather, share, sync)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _add_by_chunks(
+        self, batch: Batch, size: int, gather: Gather | None, share: float, sync: bool
+    ) -> Tensors:
+        chunks = [slice(start, start + size) for start in range(0, len(batch), size)]
+        states, images, texts = zip(*(self._embed(batch.rows(c)) for c in chunks), strict=True)
+        image, text = (Embeddings.concatenate(parts).map(_leaf) for parts in (images, texts))
+        losses = self._backward(lambda model: model.losses(image, text, gather), share, False)
+        after = random_state()
+        for chunk, state in zip(chunks, states, strict=True):
+            restore_random_state(state)
+            gradients = _gradients(image, chunk), _gradients(text, chunk)
+            self._replay(batch.rows(chunk), *gradients, sync=sync and chunk == chunks[-1])
+        restore_random_state(after)
+        return losses
+
+    def _embed(self, part: Batch) -> tuple[dict[str, Any], Embeddings, Embeddings]:
+        """The random state before, and the embeddings without a graph."""
+        state = random_state()
+        with torch.no_grad(), self.fabric.autocast():
+            return state, *self.model.embed(part)
+
+    def _replay(self, part: Batch, image: Tensors, text: Tensors, *, sync: bool) -> None:
+        """Carry the gradients of a chunk's embeddings on to the weights."""
+
+        def products(model: Model) -> Tensors:
+            new_image, new_text = model.embed(part)
+            return {"loss": _product(new_image, image) + _product(new_text, text)}
+
+        self._backward(products, 1 / self._loss_scale(), sync)
+
+    def _backward(self, work: Callable[[Model], Tensors], share: float, sync: bool) -> Tensors:
+        with self.fabric.no_backward_sync(self.module, enabled=not sync):
+            losses: Tensors = self.module(work)
+            self.fabric.backward(losses["loss"] * share)
+        return losses
+
+    def _loss_scale(self) -> float:
+        """What Fabric's backward pass multiplies by; the cached gradients have it already."""
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        return 1.0 if scaler is None else float(scaler.get_scale())
+
+    def _gather(self) -> Gather | None:
+        return None if self.fabric.world_size == 1 else gather_embeddings(self.fabric)
+
+
+class _Worker(nn.Module):
+    """What Fabric wraps: any work on the model then goes through its precision and DDP."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, work: Callable[[Model], Tensors]) -> Tensors:
+        return work(self.model)
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_(x.is_floating_point())
+
+
+def _gradients(whole: Embeddings, rows: slice) -> Tensors:
+    """The gradients of some rows; a group that the loss does not use has none."""
+    return {name: x.grad[rows] for name, x in whole.groups.items() if x.grad is not None}
+
+
+def _product(part: Embeddings, gradients: Tensors) -> Tensor:
+    """Scalar whose gradient with respect to the embeddings is ``gradients``, padding cut off."""
+    products = [(part[name] * g[:, : part[name].shape[1]]).sum() for name, g in gradients.items()]
+    return torch.stack(products).sum()
+
+
+def _refuse_batch_norm(model: Model) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.training:
+            raise ConfigError(
+                f"trainer.grad_cache_chunk cannot train {name}: {type(module).__name__} takes its "
+                "statistics from the pairs that it sees together, which would be those of a chunk. "
+                "Freeze the towers (freeze: towers or backbone) or set grad_cache_chunk to null"
+            )
