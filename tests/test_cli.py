@@ -7,15 +7,31 @@ import pytest
 
 from intarsia.cli import main, train_parser
 from intarsia.evaluation.result import KEYS
+from intarsia.sweep import Sweep, run_arguments
 from intarsia.types import Record
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+CHECKOUT = Path(__file__).parents[1]
+SWEEPS = sorted((CHECKOUT / "configs" / "ablations").glob("*.yaml"))
+CONFIGS = sorted(set((CHECKOUT / "configs").rglob("*.yaml")) - set(SWEEPS))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_config_parses(path):
     options = train_parser().parse_args(["--config", str(path), "--out", "nowhere"])
     assert options.data.name and options.method.class_path
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.name)
+def test_every_row_of_every_sweep_parses(path):
+    sweep = Sweep.read(path)
+    assert set(sweep.published) <= set(sweep.all_rows())
+    for row in sweep.all_rows().values():
+        given = run_arguments(sweep, row, 0)
+        options = train_parser().parse_args(
+            ["--config", str(CHECKOUT / sweep.config), "--out", "nowhere", *given]
+        )
+        changed = {key.rpartition(".")[2]: value for key, value in row.items()}
+        assert changed.items() <= vars(options.method.init_args).items()
 
 
 @pytest.fixture(scope="module")

@@ -102,8 +102,8 @@ def _add_model_arguments(parser: ArgumentParser) -> None:
         "--backbone",
         type=str | dict[str, Any],
         required=True,
-        help="openclip:ARCH[:TAG_OR_FILE], hf:NAME_OR_FOLDER, dual:VISION+TEXT, scenes-clip or a "
-        "folder; with options of its kind: {spec: ..., embed_dim: 256}",
+        help="openclip:ARCH[:TAG_OR_FILE], hf:NAME_OR_FOLDER, dual:VISION+TEXT, scenes-clip, "
+        "scenes-resnet or a folder; with options of its kind: {spec: ..., embed_dim: 256}",
     )
     parser.add_subclass_arguments(
         Method, "method", skip={"dims"}, instantiate=False, required=False, as_group=True
@@ -113,6 +113,7 @@ def _add_model_arguments(parser: ArgumentParser) -> None:
 
 def train_parser() -> ArgumentParser:
     """The parser of ``intarsia train``; every config file is checked against it."""
+    from intarsia.features.components import ComponentSpec
     from intarsia.model import Freeze
     from intarsia.training.loop import Trainer
     from intarsia.training.run import DataSpec
@@ -129,6 +130,7 @@ def train_parser() -> ArgumentParser:
     _add_model_arguments(parser)
     parser.add_argument("--freeze", type=Freeze, default="none", help="what does not train")
     parser.add_argument("--dense", type=Dense, default="value", help="how a ViT gives its patches")
+    parser.add_class_arguments(ComponentSpec, "components", as_positional=False)
     parser.add_class_arguments(Trainer, "trainer", as_positional=False)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--seed", type=int, default=0)
@@ -150,7 +152,9 @@ def _train(arguments: list[str]) -> None:
     plain = _plain(parser, options)
     backbone = plain["backbone"]
     backbone = {"spec": backbone} if isinstance(backbone, str) else backbone
-    spec = ModelSpec(backbone, plain["method"], plain["freeze"], plain["dense"])
+    spec = ModelSpec(
+        backbone, plain["method"], plain["freeze"], plain["dense"], plain["components"]
+    )
     ready = parser.instantiate(options)
     validate = None
     if ready.validation is not None:
@@ -177,10 +181,105 @@ def _train(arguments: list[str]) -> None:
     screen.print(f"trained model in {options.out}")
 
 
+def _add_data_arguments(parser: ArgumentParser, split: str) -> None:
+    parser.add_argument("--data", required=True, help="name of the data set")
+    parser.add_argument("--root", type=Path | None, default=None, help="folder of the data set")
+    parser.add_argument("--split", default=split, help="split or part of it, as train[-500:]")
+    parser.add_argument("--max-bad-fraction", type=float, default=0.01)
+
+
+def _add_device_argument(parser: ArgumentParser) -> None:
+    from intarsia.runtime import best_device
+
+    parser.add_argument("--device", default=str(best_device()), help="cpu, cuda, ...")
+
+
+def _data_of(options: Namespace) -> Any:
+    from intarsia.training.run import DataSpec
+
+    return DataSpec(options.data, options.root, options.split, options.max_bad_fraction)
+
+
+def _extract(arguments: list[str]) -> None:
+    from intarsia.features.components import ComponentSpec, ComponentStore
+
+    parser = _parser(
+        "extract",
+        "Find the components of pictures and captions and embed each once, into a folder that "
+        "training and evaluation read. May be stopped and started again at any time.",
+    )
+    _add_data_arguments(parser, "train")
+    parser.add_argument("--model", required=True, help="trained folder, or a backbone (hf:NAME...)")
+    parser.add_class_arguments(ComponentSpec, "components", as_positional=False)
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument(
+        "--part", default="1/1", help="k/n: only every n-th record, for n processes side by side"
+    )
+    _add_device_argument(parser)
+    options = parser.parse_args(arguments)
+    data, (part, parts) = _data_of(options), _part(options.part)
+    problems = data.problems()
+    records = data.read(problems)[part - 1 :: parts]
+    model, _ = open_model(options.model)
+    model.to(options.device)
+    spec: ComponentSpec = parser.instantiate(options).components
+    store = ComponentStore(model.backbone, spec, options.cache / "components")
+    found = [picture for picture in store.add_pictures(records, problems) if picture]
+    texts = store.add_texts([caption for record in records for caption in record.captions])
+    store.close()
+    _report_problems(problems, options.cache / "extract.problems.jsonl")
+    regions = sum(len(picture.entities) for picture in found)
+    pairs = sum(len(picture.relations) for picture in found)
+    screen.print(
+        f"{len(found)} pictures with {regions} regions and {pairs} pairs of regions; {len(texts)} "
+        f"captions with {sum(len(t.entities) for t in texts)} entities and "
+        f"{sum(len(t.relations) for t in texts)} relations; {len(store.images)} crops and "
+        f"{len(store.texts)} phrases in {options.cache / 'components'}"
+    )
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise ConfigError(f"--part {text}: write k/n, from 1/n to n/n")
+    return int(part), int(parts)
+
+
+def _tune(arguments: list[str]) -> None:
+    import json
+
+    from intarsia.evaluation.tune import plot, tune
+    from intarsia.model import WEIGHTS, load_model
+    from intarsia.runtime import atomic
+
+    parser = _parser(
+        "tune",
+        "Find the weights of ComAlign's similarity on pictures of the TRAINING split and keep "
+        "them in the model; writes tune.json and tune.png beside it.",
+    )
+    parser.add_argument("--model", type=Path, required=True, help="trained folder")
+    _add_data_arguments(parser, "train[-500:]")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    _add_device_argument(parser)
+    options = parser.parse_args(arguments)
+    data = _data_of(options)
+    problems = data.problems()
+    model = load_model(options.model, device=options.device)
+    model.cache = options.cache
+    found = tune(model, data.read(problems), problems)
+    model.save(options.model / WEIGHTS)
+    with atomic(options.model / "tune.json") as draft:
+        draft.write_text(json.dumps(found.as_dict(), indent=1))
+    plot(found, options.model / "tune.png")
+    screen.print(
+        f"alpha1 {found.alpha1:g}, alpha2 {found.alpha2:g}, beta1 {found.beta1:g} on "
+        f"{found.n} pictures: {options.model / 'tune.png'}"
+    )
+
+
 def _evaluate(arguments: list[str]) -> None:
     from intarsia.evaluation.harness import PROTOCOLS
     from intarsia.evaluation.result import make_result, table, write_result
-    from intarsia.training.run import DataSpec
 
     protocols = ", ".join(PROTOCOLS)
     if not arguments or arguments[0] not in PROTOCOLS:
@@ -191,18 +290,25 @@ def _evaluate(arguments: list[str]) -> None:
     protocol, *rest = arguments
     parser = _parser(f"evaluate {protocol}", (PROTOCOLS[protocol].__doc__ or "").split("\n")[0])
     parser.add_argument("--model", required=True, help="trained folder, or a backbone (hf:NAME...)")
-    parser.add_argument("--data", required=True, help="name of the data set")
-    parser.add_argument("--root", type=Path | None, default=None, help="folder of the data set")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--max-bad-fraction", type=float, default=0.01)
+    _add_data_arguments(parser, "test")
     parser.add_argument("--json", type=Path | None, default=None, help="write the result here")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    _add_device_argument(parser)
+    if protocol == "boxes":
+        _add_box_arguments(parser)
     options = parser.parse_args(rest)
-    data = DataSpec(options.data, options.root, options.split, options.max_bad_fraction)
+    data, settings, name = _data_of(options), {}, protocol
+    if protocol == "boxes":
+        data, settings = _box_data(options, data)
+        name = f"boxes-{options.protocol}-{options.features}"
     problems = data.problems()
     model, config = open_model(options.model)
-    evaluation = PROTOCOLS[protocol](model, data.read(problems), problems)
+    model.to(options.device)
+    model.cache = options.cache
+    evaluation = PROTOCOLS[protocol](model, data.read(problems), problems, **settings)
+    config |= {"evaluation": {k: v for k, v in settings.items() if k != "categories"}}
     result = make_result(
-        protocol=protocol,
+        protocol=name,
         split=options.split,
         metrics=evaluation.metrics,
         per_query=evaluation.per_query,
@@ -217,6 +323,54 @@ def _evaluate(arguments: list[str]) -> None:
     _report_problems(problems, options.json and options.json.with_suffix(".problems.jsonl"))
 
 
+def _add_box_arguments(parser: ArgumentParser) -> None:
+    from intarsia.evaluation.boxes import BoxFeatures, ClassText, ProtocolName
+
+    parser.add_argument(
+        "--protocol",
+        type=ProtocolName,
+        default="instances",
+        help="instances: micro; clipself: panoptic boxes, macro, things and stuff apart; "
+        "fineclip: the same, together",
+    )
+    parser.add_argument(
+        "--features",
+        type=BoxFeatures,
+        default="roi",
+        help="of a box: pooled from the whole picture's patches, or its crop's global vector",
+    )
+    parser.add_argument(
+        "--text",
+        type=ClassText,
+        default="method",
+        help="of a category's name: what the method compares regions with, the prompt's global "
+        "vector, or the mean of the name's tokens",
+    )
+    parser.add_argument(
+        "--input-size", type=int | None, default=None, help="pixels a side, for finer patches"
+    )
+
+
+def _box_data(options: Namespace, data: Any) -> tuple[Any, dict[str, Any]]:
+    """The data as a box protocol reads them, and its settings."""
+    from dataclasses import replace
+
+    from intarsia.data.coco import PANOPTIC, coco_categories
+    from intarsia.evaluation.boxes import BOX_PROTOCOLS
+    from intarsia.runtime import data_root
+
+    names = ("protocol", "features", "text", "input_size")
+    settings = {name: options[name] for name in names}
+    if BOX_PROTOCOLS[options.protocol].source == "panoptic":
+        if data.name != "coco":
+            raise ConfigError(f"--protocol {options.protocol} reads coco, not {data.name!r}")
+        data = replace(data, split=PANOPTIC + data.split)
+    if data.name == "coco":
+        root, split = data.root or data_root() / "coco", data.split.partition("[")[0]
+        settings["categories"] = coco_categories(root, split)
+    return data, settings
+
+
 def open_model(name: str) -> tuple[Any, dict[str, Any]]:
     """A trained folder with its config, or a backbone alone, compared by its global vectors."""
     import yaml
@@ -227,6 +381,60 @@ def open_model(name: str) -> tuple[Any, dict[str, Any]]:
         return load_model(name), yaml.safe_load((Path(name) / CONFIG).read_text())
     spec = ModelSpec({"spec": name})
     return spec.build().eval(), asdict(spec)
+
+
+def _align(arguments: list[str]) -> None:
+    from intarsia.apps.align import align, write
+    from intarsia.model import load_model
+
+    parser = _parser(
+        "align",
+        "Draw which region of a picture matches which phrase of a caption, as PNG and HTML.",
+    )
+    parser.add_argument("image", type=Path, help="picture")
+    parser.add_argument("caption", help="text")
+    parser.add_argument("--model", type=Path, required=True, help="trained ComAlign folder")
+    parser.add_argument("--out", type=Path, default=Path("align.png"), help="the PNG")
+    options = parser.parse_args(arguments)
+    write(align(load_model(options.model), options.image, options.caption), options.out)
+    screen.print(f"{options.out} and {options.out.with_suffix('.html')}")
+
+
+def _sweep(arguments: list[str]) -> None:
+    from intarsia.sweep import Sweep, run_sweep, slug
+
+    parser = _parser(
+        "sweep",
+        "Train, tune and evaluate every row of a sweep file (configs/ablations/*.yaml), several "
+        "seeds each; what is done already is not done again.",
+    )
+    parser.add_argument("file", type=Path, help="the sweep file")
+    parser.add_argument("--out", type=Path | None, default=None, help="default: runs/sweeps/NAME")
+    options = parser.parse_args(arguments)
+    sweep = Sweep.read(options.file)
+    out = options.out or Path("runs/sweeps") / slug(sweep.name)
+    written = run_sweep(sweep, out, {"train": _train, "tune": _tune, "evaluate": _evaluate})
+    screen.print(written.read_text(), markup=False)
+    screen.print(f"in {written.parent}")
+
+
+def _export(arguments: list[str]) -> None:
+    from intarsia.export import Target, export
+
+    parser = _parser(
+        "export",
+        "Write the fine-tuned CLIP as an ordinary checkpoint, with a model card, that open_clip "
+        "or transformers loads by itself.",
+    )
+    parser.add_argument("--model", type=Path, required=True, help="trained folder")
+    parser.add_argument("--to", type=Target, required=True, help="the library that is to load it")
+    parser.add_argument("--out", type=Path, required=True, help="new folder")
+    parser.add_argument(
+        "--results", type=list[Path], default=[], help="result files for the model card"
+    )
+    options = parser.parse_args(arguments)
+    export(options.model, options.to, options.out, results=options.results)
+    screen.print(f"checkpoint of {options.to} in {options.out}")
 
 
 def _compare(arguments: list[str]) -> None:
@@ -260,7 +468,12 @@ def _report_problems(problems: Any, path: Path | None) -> None:
 VERBS: dict[str, tuple[Verb, str]] = {
     "demo": (_demo, "the whole story on generated scenes: table and HTML report"),
     "import": (_import, "any data set -> the native table"),
+    "extract": (_extract, "components and their features, once, for ComAlign"),
     "train": (_train, "train a method on a backbone"),
     "evaluate": (_evaluate, "retrieval, negatives, pointing: table and JSON"),
+    "tune": (_tune, "weights of ComAlign's similarity, on training pictures"),
+    "align": (_align, "a picture of which region matches which phrase"),
+    "sweep": (_sweep, "a whole ablation table from one file"),
+    "export": (_export, "an ordinary open_clip or transformers checkpoint"),
     "compare": (_compare, "paired differences of two models"),
 }

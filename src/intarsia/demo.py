@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,7 +34,12 @@ from intarsia.types import Record
 
 logger = logging.getLogger(__name__)
 
-METHODS = {"clip": "Clip", "registers": "Registers"}
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "clip": ("Clip", {}),
+    "registers": ("Registers", {}),
+    "filip": ("Filip", {}),
+    "harmoclip": ("HarmoClip", {"local_weight": 1.0}),
+}
 START = "pretrained"
 BATCH = 128
 REPLACEMENTS = ("replace_subject", "replace_object", "replace_relation", "replace_attribute")
@@ -64,8 +70,8 @@ class Size:
     test: int
 
 
-FULL = Size(scenes=20_000, pretraining=800, adapting=240, test=1_000)
-FAST = Size(scenes=4_000, pretraining=120, adapting=30, test=200)
+FULL = Size(scenes=20_000, pretraining=800, adapting=160, test=1_000)
+FAST = Size(scenes=4_000, pretraining=100, adapting=20, test=200)
 
 
 def demo(
@@ -83,9 +89,9 @@ def demo(
     out = out / ("fast" if fast else "full") / f"seed-{seed}"
     size = FAST if fast else FULL
     training = _Training(out, seed, size.scenes)
-    models = {START: training.run(START, "Clip", size.pretraining, 1e-3, None)}
+    models = {START: training.run(START, ("Clip", {}), size.pretraining, 2e-3, None)}
     for name, method in METHODS.items():
-        models[name] = training.run(name, method, size.adapting, 5e-4, out / START)
+        models[name] = training.run(name, method, size.adapting, 1e-3, out / START)
     test = list(SceneSet("test", size.test).records())
     results = {name: _evaluate(name, model, test, out, seed) for name, model in models.items()}
     Console().print(results_table(results))
@@ -121,8 +127,19 @@ class _Training:
             self._records = [scenes[i] for i in progress(indices, "drawing scenes")]
         return self._records
 
-    def run(self, name: str, method: str, steps: int, lr: float, init: Path | None) -> Model:
-        spec = ModelSpec({"spec": "scenes-clip"}, {"class_path": f"intarsia.methods.{method}"})
+    def run(
+        self,
+        name: str,
+        method: tuple[str, dict[str, Any]],
+        steps: int,
+        lr: float,
+        init: Path | None,
+    ) -> Model:
+        kind, arguments = method
+        spec = ModelSpec(
+            {"spec": "scenes-resnet"},
+            {"class_path": f"intarsia.methods.{kind}", "init_args": arguments},
+        )
         trainer = Trainer(steps=steps, batch_size=BATCH, lr=lr, schedule=Schedule(warmup=0.1))
         return train(
             spec,

@@ -1,0 +1,74 @@
+"""Ranking a test set with a sum of terms, streamed, against the bare matrix products.
+
+``python -m benchmarks.scoring``: a small test set with its baselines, then COCO's size once.
+"""
+
+from __future__ import annotations
+
+import torch
+from benchmarks import harness
+from benchmarks.harness import Case, Runs
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from intarsia.evaluation.retrieval import rank_with_top
+from intarsia.ops.similarity import halved, pairwise_scores
+from intarsia.types import Embeddings, Term
+
+TERMS = (Term("global", "dot"), Term("entities", "mean_max"), Term("relations", "mean_max"))
+PRODUCTS_AT_ONCE = 2560  # rows of the bare products: as fast as any, and they fit in memory
+
+
+def ranking(I: int, T: int, K: int, D: int) -> Runs:  # noqa: E741
+    runs = streamed(I, T, K, D)
+    image, text, owner = embeddings(I, K, D, 0), embeddings(T, K, D, 1), owners(I, T)
+    whole_image, whole_text = halved(image), halved(text)
+    baselines = {
+        "streamed float32": lambda: rank_with_top(image, text, TERMS, owner),
+        "whole matrix bfloat16": lambda: whole(whole_image, whole_text),
+    }
+    return Runs(runs.ours, baselines, runs.limit)
+
+
+def streamed(I: int, T: int, K: int, D: int) -> Runs:  # noqa: E741
+    image, text = halved(embeddings(I, K, D, 0)), halved(embeddings(T, K, D, 1))
+    owner = owners(I, T)
+    return Runs(
+        lambda: rank_with_top(image, text, TERMS, owner),
+        limit=("bf16 GEMMs", lambda: products(image, text)),
+    )
+
+
+def whole(image: Embeddings, text: Embeddings) -> tuple[Tensor, Tensor]:
+    """All scores at once, sorted: what the stream replaces."""
+    i2t, t2i = pairwise_scores(image, text, TERMS)
+    return i2t.argsort(1, descending=True), t2i.argsort(0, descending=True)
+
+
+def products(image: Embeddings, text: Embeddings) -> None:
+    for name in image.groups:
+        x, y = (side[name].reshape(-1, side[name].shape[-1]) for side in (image, text))
+        for start in range(0, len(y), PRODUCTS_AT_ONCE):
+            x @ y[start : start + PRODUCTS_AT_ONCE].mT
+
+
+def embeddings(rows: int, k: int, d: int, seed: int) -> Embeddings:
+    generator = torch.Generator().manual_seed(seed)
+    groups = {
+        "global": torch.randn(rows, d, generator=generator),
+        "entities": torch.randn(rows, k, d, generator=generator),
+        "relations": torch.randn(rows, k, d, generator=generator),
+    }
+    return Embeddings({name: normalize(x, dim=-1) for name, x in groups.items()})
+
+
+def owners(num_images: int, num_texts: int) -> Tensor:
+    return torch.arange(num_texts) // (num_texts // num_images)
+
+
+CASES = [Case("rank + top 10", ranking, {"I": 500, "T": 2500, "K": 10, "D": 512})]
+COCO = Case("rank + top 10", streamed, {"I": 5000, "T": 25000, "K": 10, "D": 512})
+
+if __name__ == "__main__":
+    harness.run("scoring", CASES)
+    harness.run("scoring_coco", [COCO], rounds=1)

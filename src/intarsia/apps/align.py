@@ -1,0 +1,163 @@
+"""Which region matches which phrase, drawn: ComAlign's figures 4 and 5 for any pair."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+from torch import Tensor
+
+from intarsia.data.images import load_image
+from intarsia.data.problems import Problems
+from intarsia.errors import ConfigError
+from intarsia.features.component_pairs import image_features, text_features
+from intarsia.features.components import ImageParts, TextParts
+from intarsia.methods.base import normalised
+from intarsia.model import Model
+from intarsia.runtime import atomic
+from intarsia.types import Components, Record, Region
+
+GROUPS = {"entity": "regions and phrases", "relation": "pairs of regions and triplets"}
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The components of one pair, and for each group (regions, phrases) similarities by model."""
+
+    image: Image.Image
+    caption: str
+    picture: ImageParts
+    text: TextParts
+    matrices: dict[str, dict[str, Tensor]]
+
+
+@torch.inference_mode()
+def align(model: Model, image: Path, caption: str, regions: tuple[Region, ...] = ()) -> Alignment:
+    """Compare every component of a picture with every component of a caption.
+
+    Args:
+        model: a ComAlign model.
+        image: the picture's file.
+        caption: any English text.
+        regions: the picture's, for a model without a detector.
+
+    Raises:
+        ConfigError: the model matches no components.
+        DataError: the picture cannot be read.
+    """
+    if "components" not in model.method.needs:
+        raise ConfigError(f"{type(model.method).__name__} matches no components; ComAlign does")
+    model.eval()
+    store, roles = model.components, "roles" in model.method.needs
+    record = Record(str(image), image, (caption,), regions)
+    found = store.add_pictures([record], Problems(0.0))[0]
+    assert found is not None
+    said = store.add_texts([caption])[0]
+    left = next(image_features(store, [found], roles=roles, batch_size=1))
+    right = next(text_features(store, [said], roles=roles, batch_size=1))
+    ours = model.method.encode_image(left), model.method.encode_text(right)
+    assert left.image_parts is not None and right.text_parts is not None
+    matrices = {}
+    for group in GROUPS:
+        if group in ours[0].groups:
+            x, y = ours[0][group][0], ours[1][group][0]
+            rows, columns = _real(left.image_parts, group), _real(right.text_parts, group)
+            both = x[: len(rows)][rows] @ y[: len(columns)][columns].mT
+            base = (
+                _vectors(left.image_parts, group)[rows]
+                @ _vectors(right.text_parts, group)[columns].mT
+            )
+            matrices[group] = {"base": base.cpu(), type(model.method).__name__: both.cpu()}
+    return Alignment(load_image(image), caption, found, said, matrices)
+
+
+def _vectors(parts: Components, group: str) -> Tensor:
+    return normalised(parts.entities if group == "entity" else parts.relations)[0]
+
+
+def _real(parts: Components, group: str) -> Tensor:
+    return (parts.entity_mask if group == "entity" else parts.relation_mask)[0]
+
+
+def draw(found: Alignment) -> Figure:
+    """The picture with its regions, and the matrices of base and model side by side."""
+    columns = max(len(pair) for pair in found.matrices.values())
+    figure = Figure(figsize=(5 + 4.2 * columns, 4.2 * len(found.matrices)), layout="constrained")
+    halves: Any = figure.subfigures(1, 2, width_ratios=[5, 4.2 * columns])
+    left, right = halves
+    _draw_picture(left.subplots(), found)
+    grid = right.subplots(len(found.matrices), columns, squeeze=False)
+    for axes, (group, matrices) in zip(grid, found.matrices.items(), strict=True):
+        rows, names = _names(found, group)
+        for axis, (name, matrix) in zip(axes, matrices.items(), strict=True):
+            _draw_matrix(axis, matrix, rows, names, f"{name}: {GROUPS[group]}")
+    return figure
+
+
+def _names(found: Alignment, group: str) -> tuple[list[str], list[str]]:
+    labels = [f"{i + 1} {region.label}".strip() for i, region in enumerate(found.picture.regions)]
+    if group == "entity":
+        return labels, found.text.entities
+    return [f"{i + 1} & {j + 1}" for i, j in found.picture.pairs], found.text.relations
+
+
+def _draw_picture(axis: Axes, found: Alignment) -> None:
+    axis.imshow(np.asarray(found.image))
+    for i, region in enumerate(found.picture.regions):
+        x0, y0, x1, y1 = region.box
+        colour = f"C{i % 10}"
+        axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=colour, lw=2))
+        axis.text(
+            x0, y0, f"{i + 1}", color="white", backgroundcolor=colour, fontsize=8, va="bottom"
+        )
+    axis.set_axis_off()
+    axis.set_title(found.caption, fontsize=10, wrap=True)
+
+
+def _draw_matrix(
+    axis: Axes, matrix: Tensor, rows: list[str], columns: list[str], title: str
+) -> None:
+    axis.set_title(title, fontsize=10)
+    if not matrix.numel():
+        axis.text(0.5, 0.5, "nothing to match", ha="center", va="center", alpha=0.6)
+        axis.set_axis_off()
+        return
+    values = matrix.numpy()
+    axis.imshow(values, cmap="viridis", aspect="auto")
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    axis.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
+    middle = (values.min() + values.max()) / 2
+    for (i, j), value in np.ndenumerate(values):
+        colour = "black" if value > middle else "white"
+        axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+
+
+def write(found: Alignment, path: Path) -> None:
+    """``path`` as PNG, and beside it the same as an HTML page that needs no other file."""
+    picture = BytesIO()
+    draw(found).savefig(picture, format="png", dpi=130)
+    with atomic(path) as draft:
+        draft.write_bytes(picture.getvalue())
+    data = b64encode(picture.getvalue()).decode()
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
+        'content="width=device-width"><title>intarsia align</title>'
+        "<style>body{font-family:system-ui;margin:1rem;background:#fff;color:#111}"
+        "img{max-width:100%}</style>"
+        f"<h1>{escape(found.caption)}</h1>"
+        f'<img alt="similarities of regions and phrases" src="data:image/png;base64,{data}">'
+        f"<p>phrases: {escape(', '.join(found.text.entities) or 'none')}; "
+        f"relations: {escape(', '.join(found.text.relations) or 'none')}</p></html>"
+    )
+    with atomic(path.with_suffix(".html")) as draft:
+        draft.write_text(page, encoding="utf-8")
