@@ -3,11 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test lint bench lock clean
 
 help:
 	@echo "make demo   pretrain a small CLIP on generated scenes, adapt it with every method, write the report"
 	@echo "make test   run the tests        make lint   ruff, mypy, import-linter"
+	@echo "make bench  measure speed and memory into benchmarks/results (ARGS=matching for one of them)"
 	@echo "make lock   re-pin requirements.lock from the ranges of pyproject.toml"
 
 setup: $(STAMP)
@@ -30,6 +31,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

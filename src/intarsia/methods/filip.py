@@ -60,11 +60,11 @@ class Filip(Method):
 
     def encode_image(self, x: Features) -> Embeddings:
         whole, patches = normalised(x.require("image_global")), x.require("image_patches")
-        local, _ = _nearest(normalised(patches), None, whole, self.top_patches)
+        local, _ = _nearest(_local(patches), None, whole, self.top_patches)
         return Embeddings({"global": whole, "local": local})
 
     def encode_text(self, x: Features) -> Embeddings:
-        whole, tokens = normalised(x.require("text_global")), normalised(x.require("text_tokens"))
+        whole, tokens = normalised(x.require("text_global")), _local(x.require("text_tokens"))
         local, mask = _nearest(tokens, x.require("text_mask"), whole, self.top_tokens)
         assert mask is not None
         return Embeddings({"global": whole, "local": local * mask[..., None]}, {"local": mask})
@@ -93,13 +93,18 @@ class Filip(Method):
         return torch.einsum("bmd,bd->bm", patches, mean)
 
 
+def _local(x: Tensor) -> Tensor:
+    """Normalised, in the precision of the layers before: bfloat16 products in mixed precision."""
+    return normalised(x).to(x.dtype)
+
+
 def _nearest(
     vectors: Tensor, mask: Tensor | None, whole: Tensor, num: int | None
 ) -> tuple[Tensor, Tensor | None]:
     """The ``num`` of (B,K,D) vectors most similar to (B,D) ``whole``, and their mask."""
     if num is None or num >= vectors.shape[1]:
         return vectors, mask
-    score = (vectors.detach() @ whole.detach()[..., None])[..., 0]
+    score = (vectors.detach().float() @ whole.detach()[..., None])[..., 0]
     if mask is not None:
         score = score.masked_fill(~mask, -torch.inf)
     best = score.topk(num, dim=1).indices

@@ -1,0 +1,70 @@
+"""A sweep of two rows and two seeds on generated scenes, through the command line."""
+
+import json
+
+import pytest
+
+from intarsia.cli import main
+from intarsia.errors import ConfigError
+from intarsia.sweep import Sweep
+
+CONFIG = """
+data: {name: scenes, split: "train[:24]"}
+backbone: scenes-clip
+method: {class_path: Clip}
+trainer: {steps: 2, batch_size: 8, precision: 32-true}
+"""
+SWEEP = """
+name: rates
+config: CONFIG
+grid: {trainer.lr: [0.001, 0.01]}
+seeds: [0, 1]
+evaluate: {protocol: retrieval, data: scenes, split: "test[:6]"}
+metrics: [i2t_r1, t2i_r1]
+published: {"lr 0.01": [1.5, 2.5]}
+"""
+
+
+def written(tmp_path, text: str):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text.replace("CONFIG", str(tmp_path / "config.yaml")))
+    return path
+
+
+def test_a_sweep_makes_a_table_and_repeats_nothing(tmp_path):
+    path, out = written(tmp_path, SWEEP), tmp_path / "out"
+    main(["sweep", str(path), "--out", str(out)])
+    rows = json.loads((out / "table.json").read_text())
+    assert [row["row"] for row in rows] == ["lr 0.001", "lr 0.01"]
+    results = [json.loads((out / "lr-0.01" / f"seed-{s}.json").read_text()) for s in (0, 1)]
+    mean = sum(r["metrics"]["i2t_r1"]["value"] for r in results) / 2
+    assert rows[1]["values"]["i2t_r1"] == pytest.approx(mean)
+    assert results[1]["config"]["trainer"]["lr"] == 0.01 and results[1]["seed"] == 1
+    low, high = rows[1]["gaps"]["i2t_r1"][1:]
+    assert low <= rows[1]["gaps"]["i2t_r1"][0] <= high and not rows[0]["gaps"]
+    assert "| 2.50 |" in (out / "table.md").read_text()
+    assert (out / "table.png").stat().st_size > 1000
+    trained = (out / "lr-0.01" / "seed-1" / "model.safetensors").stat().st_mtime_ns
+    main(["sweep", str(path), "--out", str(out)])
+    assert (out / "lr-0.01" / "seed-1" / "model.safetensors").stat().st_mtime_ns == trained
+
+
+def test_a_sample_of_a_grid_is_the_same_every_time():
+    grid = {"a": [1, 2, 3], "b": [1, 2, 3]}
+    sweep = Sweep("name", "c.yaml", {}, [], grid=grid, sample=4)
+    assert len(sweep.all_rows()) == 4 and sweep.all_rows() == sweep.all_rows()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SWEEP.replace("seeds", "seed"), "unknown key 'seed'"),
+        (SWEEP.replace("grid: {trainer.lr: [0.001, 0.01]}", ""), "rows or grid"),
+        (SWEEP.replace("metrics: [i2t_r1, t2i_r1]", ""), "metrics"),
+        ("just words", "unknown key 'just words'"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        Sweep.read(written(tmp_path, text))
