@@ -41,7 +41,6 @@ from intarsia.types import (
 )
 
 Freeze = Literal["none", "towers", "backbone"]
-Gather = Callable[[Embeddings], Embeddings]
 T = TypeVar("T")
 AnyImage = str | ImageSource | Image.Image
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
@@ -151,6 +150,8 @@ class Model(nn.Module):
         if batch.pixels is None:
             raise ConfigError("crops of regions need the pixels: train with freeze: none")
         mask = batch.links.mask
+        if not mask.any():
+            return torch.zeros(*mask.shape, self.backbone.dims.embed, device=mask.device)
         pixels = self.backbone.transform.normalise(batch.pixels)
         crops = enlarged_crops(pixels, batch.links.boxes, mask)
         was_training = self.backbone.training
@@ -168,18 +169,14 @@ class Model(nn.Module):
         text = replace(self.method.encode_text(features), ids=batch.pictures)
         return image, text
 
-    def losses(
-        self, image: Embeddings, text: Embeddings, gather: Gather | None = None
-    ) -> dict[str, Tensor]:
-        """The losses of embedded pairs; ``gather`` joins the embeddings of all ranks first."""
-        if gather is not None:
-            image, text = gather(image), gather(text)
+    def losses(self, image: Embeddings, text: Embeddings) -> dict[str, Tensor]:
+        """The losses of embedded pairs; of all ranks' inside ``across_ranks``."""
         with torch.autocast(self.device.type, enabled=False):
             return self.method.loss(image, text)
 
-    def forward(self, batch: Batch, gather: Gather | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch of pairs."""
-        return self.losses(*self.embed(batch), gather)
+        return self.losses(*self.embed(batch))
 
     # ---- asking -------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from intarsia.errors import ConfigError
-from intarsia.model import Gather, Model
+from intarsia.model import Model
+from intarsia.ops.ranks import across_ranks
 from intarsia.training.checkpoint import random_state, restore_random_state
-from intarsia.training.gather import gather_embeddings
 from intarsia.types import Batch, Embeddings
 
 Tensors = dict[str, Tensor]
@@ -50,20 +51,19 @@ class GradientStep:
         Returns:
             What the method's ``loss`` gave, without a graph.
         """
-        gather = self._gather()
-        if self.chunk is None or self.chunk >= len(batch):
-            losses = self._backward(lambda model: model(batch, gather), share, sync)
-        else:
-            losses = self._add_by_chunks(batch, self.chunk, gather, share, sync)
+        alone = self.fabric.world_size == 1
+        with nullcontext() if alone else across_ranks():
+            if self.chunk is None or self.chunk >= len(batch):
+                losses = self._backward(lambda model: model(batch), share, sync)
+            else:
+                losses = self._add_by_chunks(batch, self.chunk, share, sync)
         return {name: value.detach() for name, value in losses.items()}
 
-    def _add_by_chunks(
-        self, batch: Batch, size: int, gather: Gather | None, share: float, sync: bool
-    ) -> Tensors:
+    def _add_by_chunks(self, batch: Batch, size: int, share: float, sync: bool) -> Tensors:
         chunks = [slice(start, start + size) for start in range(0, len(batch), size)]
         states, images, texts = zip(*(self._embed(batch.rows(c)) for c in chunks), strict=True)
         image, text = (Embeddings.concatenate(parts).map(_leaf) for parts in (images, texts))
-        losses = self._backward(lambda model: model.losses(image, text, gather), share, False)
+        losses = self._backward(lambda model: model.losses(image, text), share, False)
         after = random_state()
         for chunk, state in zip(chunks, states, strict=True):
             restore_random_state(state)
@@ -97,9 +97,6 @@ class GradientStep:
         """What Fabric's backward pass multiplies by; the cached gradients have it already."""
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
         return 1.0 if scaler is None else float(scaler.get_scale())
-
-    def _gather(self) -> Gather | None:
-        return None if self.fabric.world_size == 1 else gather_embeddings(self.fabric)
 
 
 class _Worker(nn.Module):
