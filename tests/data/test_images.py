@@ -145,3 +145,12 @@ def test_the_header_tells_the_size_that_decoding_gives(tmp_path: Path) -> None:
 def test_sizes_of_what_is_no_picture(source: object) -> None:
     with pytest.raises(DataError):
         image_size(source)
+
+
+def test_a_picture_has_one_reason_however_often_it_is_read():
+    reasons = set()
+    for _ in range(3):
+        with pytest.raises(DataError) as caught:
+            load_image(b"\xff\xd8\xff not a picture")
+        reasons.add(str(caught.value))
+    assert len(reasons) == 1

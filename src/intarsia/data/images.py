@@ -37,15 +37,17 @@ def load_image(source: ImageSource) -> Image.Image:
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     name = str(source) if isinstance(source, Path) else f"picture of {len(source)} bytes"
+    stream = source if isinstance(source, Path) else BytesIO(source)
     try:
-        with Image.open(source if isinstance(source, Path) else BytesIO(source)) as image:
+        with Image.open(stream) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{image.width} x {image.height} is over {MAX_PIXELS} pixels")
             yield image
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file") from error
     except Exception as error:  # on broken files Pillow's decoders raise errors of many kinds
-        raise DataError(f"{name}: cannot be decoded: {error}") from error
+        reason = str(error).replace(repr(stream), "it")  # one picture, one reason
+        raise DataError(f"{name}: cannot be decoded: {reason}") from error
 
 
 def image_size(source: ImageSource) -> tuple[int, int]:
