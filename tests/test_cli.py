@@ -7,6 +7,8 @@ import pytest
 
 from intarsia.cli import main, train_parser
 from intarsia.evaluation.result import KEYS
+from intarsia.features.vectors import VectorStore
+from intarsia.model import load_model
 from intarsia.sweep import Sweep, run_arguments
 from intarsia.types import Record
 
@@ -103,9 +105,51 @@ def test_import_makes_a_table_that_trains(tmp_path, records):
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
+def test_comalign_from_extract_to_evaluation(tmp_path, capsys, monkeypatch):
+    """Components of the records' own regions; every crop and phrase is embedded once."""
+    pytest.importorskip("spacy", reason="needs the extra 'text'")
+    embedded = []
+    add = VectorStore.add
+    monkeypatch.setattr(
+        VectorStore, "add", lambda store, keys, x: embedded.extend(keys) or add(store, keys, x)
+    )
+    cache, run = f"--cache {tmp_path / 'cache'}", tmp_path / "run"
+    main(
+        f"train --data.name scenes --data.split train[:16] --backbone scenes-clip --method Clip "
+        f"--freeze towers --trainer.steps 1 --trainer.batch_size 8 --out {tmp_path / 'base'}".split()
+    )
+    extract = f"extract --model {tmp_path / 'base'} --data scenes --split train[:16] {cache}"
+    for part in ("1/2", "2/2"):
+        main(f"{extract} --part {part}".split())
+    assert "8 pictures with" in capsys.readouterr().out
+    done = len(embedded)
+    assert 16 * 3 < done == len(set(embedded))
+    main(extract.split())
+    assert "16 pictures with" in capsys.readouterr().out
+    main(
+        f"train --data.name scenes --data.split train[:12] --backbone scenes-clip --method "
+        f"ComAlign --method.layers 1 --freeze backbone --trainer.steps 2 --trainer.batch_size 8 "
+        f"--init {tmp_path / 'base'} --out {run} {cache}".split()
+    )
+    main(f"tune --model {run} --data scenes --split train[12:16] {cache} --device cpu".split())
+    assert len(embedded) == done
+    tuned = json.loads((run / "tune.json").read_text())
+    assert tuned["n"] == 4 and (run / "tune.png").stat().st_size
+    mixture = load_model(run).method.mixture.tolist()
+    assert mixture == pytest.approx([tuned[name] for name in ("alpha1", "alpha2", "beta1")])
+    file = tmp_path / "result.json"
+    main(
+        f"evaluate retrieval --model {run} --data scenes --split test[:6] --json {file} "
+        f"{cache}".split()
+    )
+    assert json.loads(file.read_text())["n"] == 24 and len(embedded) > done
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("extract --model scenes-clip --data scenes --part 3/2", "--part 3/2: write k/n"),
+        ("tune --model nowhere --data scenes", "nowhere is not a trained model"),
         ("trian", "unknown verb 'trian'"),
         ("evaluate boxing", "unknown protocol 'boxing'"),
         ("evaluate retrieval --model nowhere --data scenes", "unknown backbone 'nowhere'"),

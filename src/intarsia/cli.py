@@ -156,13 +156,14 @@ def _train(arguments: list[str]) -> None:
         backbone, plain["method"], plain["freeze"], plain["dense"], plain["components"]
     )
     ready = parser.instantiate(options)
-    validate = None
+    validate, listed = None, None
     if ready.validation is not None:
         held_out: DataSpec = ready.validation
-        records = held_out.read()
+        problems = listed = held_out.problems()
+        records = held_out.read(problems)
 
         def validate(model: Model) -> dict[str, float]:
-            metrics = evaluate_retrieval(model, records, held_out.problems()).metrics
+            metrics = evaluate_retrieval(model, records, problems).metrics
             return {name: metrics[name].value for name in ("i2t_r1", "t2i_r1")}
 
     kept = {key: plain[key] for key in ("data", "trainer", "init", "seed", "validation")}
@@ -176,6 +177,7 @@ def _train(arguments: list[str]) -> None:
         resume=ready.resume,
         cache=ready.cache,
         validate=validate,
+        validation_problems=listed,
         config=kept,
     )
     screen.print(f"trained model in {options.out}")
@@ -297,7 +299,8 @@ def _evaluate(arguments: list[str]) -> None:
     if protocol == "boxes":
         _add_box_arguments(parser)
     options = parser.parse_args(rest)
-    data, settings, name = _data_of(options), {}, protocol
+    data, name = _data_of(options), protocol
+    settings: dict[str, Any] = {}
     if protocol == "boxes":
         data, settings = _box_data(options, data)
         name = f"boxes-{options.protocol}-{options.features}"

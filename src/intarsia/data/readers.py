@@ -11,9 +11,12 @@ from pathlib import Path
 from intarsia.data.coco import coco
 from intarsia.data.files import table_file
 from intarsia.data.flickr import flickr8k, flickr30k
+from intarsia.data.flickr_entities import flickr30k_entities
 from intarsia.data.problems import Problems
+from intarsia.data.refcoco import refcoco
 from intarsia.data.table import read_table
 from intarsia.data.tar import webdataset
+from intarsia.data.visual_genome import visual_genome
 from intarsia.errors import ConfigError, unknown
 from intarsia.runtime import data_root
 from intarsia.types import Record
@@ -86,7 +89,12 @@ def _scenes(_: Path, split: str, problems: Problems) -> Iterator[Record]:
 READERS: dict[str, Reader] = {
     "flickr8k": flickr8k,
     "flickr30k": flickr30k,
+    "flickr30k_entities": flickr30k_entities,
     "coco": coco,
+    "visual_genome": visual_genome,
+    "refcoco": refcoco,
+    "refcoco+": refcoco,
+    "refcocog": refcoco,
     "file": lambda root, _, problems: table_file(root, problems),
     "webdataset": lambda root, _, problems: webdataset(root, problems),
     "table": lambda root, _, problems: _counted(read_table(root), problems),

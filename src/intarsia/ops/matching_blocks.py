@@ -16,8 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Vectors of x and of y in a block. On CPU a block of similarities stays in cache (3 MB in bf16).
-AT_ONCE = {"cpu": (640, 2560), "gpu": (8192, 8192)}
+# Similarities in a block, and rows of y. On CPU a block stays in cache (3 MB in bfloat16), and with
+# fewer rows the slabs would be too narrow for vector instructions.
+AT_ONCE = {"cpu": (2560 * 640, 64), "gpu": (2**26, 256)}
 Maxima = tuple[Tensor, Tensor]
 
 
@@ -46,8 +47,8 @@ def forward(x: Side, y: Side, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     kept = torch.empty(keep, dtype=torch.uint8, device=x.vectors.device)
     place = 0
     x_order, y_order = _order(x.counts), _order(y.counts)
-    y_blocks = list(_blocks(y, y_order, _at_once(y)[1]))
-    for a in _blocks(x, x_order, _at_once(x)[0]):
+    x_blocks, y_blocks = _both_blocks(x, x_order, y, y_order)
+    for a in x_blocks:
         for b in y_blocks:
             similarity = _similarity(a, b)
             if keep:
@@ -69,10 +70,10 @@ def backward(
     grad_y = torch.zeros_like(y.vectors)
     x_order, y_order = _order(x.counts), _order(y.counts)
     grad_i2t, grad_t2i = grad_i2t[x_order][:, y_order], grad_t2i[x_order][:, y_order]
-    y_blocks = list(_blocks(y, y_order, _at_once(y)[1]))
+    x_blocks, y_blocks = _both_blocks(x, x_order, y, y_order)
     sums_y = [torch.zeros_like(b.vectors, dtype=wide) for b in y_blocks]
     place = 0
-    for a in _blocks(x, x_order, _at_once(x)[0]):
+    for a in x_blocks:
         sum_x = torch.zeros_like(a.vectors, dtype=wide)
         for b, sum_y in zip(y_blocks, sums_y, strict=True):
             if len(kept):
@@ -92,9 +93,8 @@ def maxima(similarity: Tensor) -> Maxima:
     """Of (P,a,N,c): the maxima over N (P,a,c) and over P (a,N,c)."""
     if not _as_integers(similarity):
         return similarity.amax(2), similarity.amax(0)
-    bits = _ordered(similarity.view(torch.int16))
-    over_y, over_x = (_ordered(bits.amax(dim)).view(similarity.dtype) for dim in (2, 0))
-    return over_y, over_x
+    bits = similarity.view(torch.int16)
+    return _top(bits, 2).view(similarity.dtype), _top(bits, 0).view(similarity.dtype)
 
 
 def maxima_and_first(similarity: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -120,6 +120,15 @@ def maxima_and_first(similarity: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor
 def _as_integers(x: Tensor) -> bool:
     """On CPU 16-bit floats are compared as integers, several times faster."""
     return x.is_cpu and x.itemsize == 2
+
+
+def _top(bits: Tensor, dim: int) -> Tensor:
+    """The maximum of 16-bit floats by their bits: of negative numbers that is the least integer."""
+    top = bits.amax(dim)
+    if (top < 0).any():
+        least = bits.amin(dim)
+        top ^= (top ^ least) & (top >> 15)
+    return top
 
 
 def _ordered(bits: Tensor) -> Tensor:
@@ -158,8 +167,12 @@ def _blocks(side: Side, order: Tensor, at_once: int) -> Iterator[Block]:
         row = rows.stop
 
 
-def _at_once(side: Side) -> tuple[int, int]:
-    return AT_ONCE["cpu" if side.vectors.is_cpu else "gpu"]
+def _both_blocks(
+    x: Side, x_order: Tensor, y: Side, y_order: Tensor
+) -> tuple[Iterator[Block], list[Block]]:
+    numbers, y_rows = AT_ONCE["cpu" if x.vectors.is_cpu else "gpu"]
+    y_vectors = y_rows * max([1, *y.counts.tolist()])
+    return _blocks(x, x_order, numbers // y_vectors), list(_blocks(y, y_order, y_vectors))
 
 
 def _order(counts: Tensor) -> Tensor:

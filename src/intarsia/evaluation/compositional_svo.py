@@ -1,0 +1,106 @@
+"""SVO-Probes (Hendricks & Nematzadeh 2021), asked pairwise as in ComAlign.
+
+The picture of the true sentence is compared with that sentence and with the same sentence in which
+the subject, verb or object of the negative triplet stands instead. Our reading: the new word takes
+the form of the old one ("riding" -> "leading"), and a row whose sentence does not hold the word
+that its triplet names is skipped and counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from intarsia.data.files import read_csv
+from intarsia.data.problems import Problems
+from intarsia.evaluation.compositional_cases import Case, picture_ids, screened_cases
+from intarsia.evaluation.compositional_words import forms, replaced
+from intarsia.evaluation.metrics import Outcomes
+from intarsia.evaluation.negatives import hard_negative_outcomes
+
+FILE = "svo_probes.csv"
+ROLES = {"subj_neg": "subject", "verb_neg": "verb", "obj_neg": "object"}
+COLUMNS = ("sentence", "pos_triplet", "neg_triplet", "pos_image_id", "neg_image_id", *ROLES)
+TRUTH = {"true": True, "1": True, "false": False, "0": False}
+
+
+def read_svo(root: Path, images: Path, problems: Problems) -> list[Case]:
+    """The rows of ``svo_probes.csv``; a picture is any file of ``images`` whose stem is its id.
+
+    The pictures have to be fetched from the addresses in the file, some of which are dead: each row
+    without its picture is a problem of its own when the cases are scored. Rows with several or no
+    negative roles, repeated rows and rows that cannot be rephrased are skipped and counted.
+
+    Raises:
+        DataError: The file is missing or lacks a column, or too many rows are bad.
+    """
+    return screened_cases(_cases(root / FILE, images, problems), problems)
+
+
+def svo_outcomes(cases: Sequence[Case], scores: Tensor) -> dict[str, Outcomes]:
+    """``subject``, ``verb``, ``object`` and ``all`` rows weighed alike. Chance is 50."""
+    kinds = [case.kind for case in cases]
+    found = hard_negative_outcomes(scores[:, 0], scores[:, 1], kinds, picture_ids(cases))
+    every = {"all": found["micro"]}
+    return {role: found[role] for role in ROLES.values() if role in found} | every
+
+
+def with_negative_triplet(
+    sentence: str, positive: Sequence[str], negative: Sequence[str]
+) -> str | None:
+    """The sentence with the words of ``negative`` for those of ``positive``; None if it lacks one.
+
+    >>> with_negative_triplet("A man rides an old horse", ("man", "ride", "horse"),
+    ...                       ("man", "lead", "horse"))
+    'A man leads an old horse'
+    >>> with_negative_triplet("Animals graze", ("cow", "graze", "field"), ("dog", "graze", "field"))
+    """
+    changes = {}
+    for old, new in zip(positive, negative, strict=True):
+        if old == new:
+            continue
+        place = next(
+            (
+                (match.span(), forms(new)[form])
+                for form, word in forms(old).items()
+                for match in re.finditer(rf"\b{re.escape(word)}\b", sentence, re.IGNORECASE)
+                if match.span() not in changes
+            ),
+            None,
+        )
+        if place is None:
+            return None
+        changes[place[0]] = place[1]
+    return replaced(sentence, changes) if changes else None
+
+
+def _cases(path: Path, images: Path, problems: Problems) -> Iterator[Case]:
+    files = {file.stem: file for file in sorted(images.iterdir())} if images.is_dir() else {}
+    used: set[tuple[str, ...]] = set()
+    for where, row in read_csv(path, COLUMNS, problems):
+        triplets = [tuple(row[f"{sign}_triplet"].lower().split(",")) for sign in ("pos", "neg")]
+        flags = {role: TRUTH.get(row[column].strip().lower()) for column, role in ROLES.items()}
+        key = (row["sentence"], row["pos_image_id"], row["neg_triplet"])
+        negative = None
+        if any(len(triplet) != 3 for triplet in triplets):
+            reason = f"must be three words, is {row['pos_triplet']!r} and {row['neg_triplet']!r}"
+            problems.add(where, "pos_triplet, neg_triplet", reason)
+        elif None in flags.values():
+            found = ", ".join(row[column] for column in ROLES)
+            problems.add(where, ", ".join(ROLES), f"must be True or False, are {found}")
+        elif sum(map(bool, flags.values())) != 1:
+            problems.skip("a row that does not have exactly one negative role")
+        elif key in used:
+            problems.skip("a row that repeats another's sentence, picture and negative triplet")
+        else:
+            negative = with_negative_triplet(row["sentence"], *triplets)
+            if negative is None:
+                problems.skip("a sentence without the word that its triplet names")
+        if negative is not None:
+            used.add(key)
+            role = next(role for role, is_negative in flags.items() if is_negative)
+            picture = files.get(row["pos_image_id"], images / f"{row['pos_image_id']}.jpg")
+            yield Case(where, picture, (row["sentence"], negative), role)
