@@ -1,6 +1,6 @@
 """Every benchmark, one after the other, each in a process of its own: ``make bench``.
 
-    python -m benchmarks [NAME ...]
+python -m benchmarks [NAME ...]
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def test_comalign_from_extract_to_evaluation(tmp_path, capsys, monkeypatch):
     cache, run = f"--cache {tmp_path / 'cache'}", tmp_path / "run"
     main(
         f"train --data.name scenes --data.split train[:16] --backbone scenes-clip --method Clip "
-        f"--freeze towers --trainer.steps 1 --trainer.batch_size 8 --out {tmp_path / 'base'}".split()
+        f"--freeze towers --trainer.steps 1 --trainer.batch_size 8 --out {tmp_path}/base".split()
     )
     extract = f"extract --model {tmp_path / 'base'} --data scenes --split train[:16] {cache}"
     for part in ("1/2", "2/2"):

@@ -160,8 +160,8 @@ def _evaluate(
 ) -> dict[str, Metric]:
     """All protocols on the test scenes; one result file each."""
     metrics: dict[str, Metric] = {}
-    for protocol, run in PROTOCOLS.items():
-        evaluation = run(model, test, Problems())
+    for protocol in ("retrieval", "negatives", "pointing"):
+        evaluation = PROTOCOLS[protocol](model, test, Problems())
         found = dict(evaluation.metrics)
         if protocol == "negatives":
             found["replacement"] = _replacement(evaluation.per_query)

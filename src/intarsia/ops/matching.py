@@ -189,7 +189,7 @@ class _Match(torch.autograd.Function):
         ctx.save_for_backward(*inputs[:6], output[2])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         grad_x, grad_y = _match_backward(*grads[:2], *ctx.saved_tensors)
         return grad_x, None, None, grad_y, None, None, None

@@ -1,0 +1,65 @@
+"""What several verbs share: parsers, common options, where bad records are listed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+screen = Console()
+
+
+def command(verb: str, description: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=f"intarsia {verb}", description=description, exit_on_error=True)
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    return parser
+
+
+def add_data_arguments(parser: ArgumentParser, split: str) -> None:
+    parser.add_argument("--data", required=True, help="name of the data set")
+    parser.add_argument("--root", type=Path | None, default=None, help="folder of the data set")
+    parser.add_argument("--split", default=split, help="split or part of it, as train[-500:]")
+    parser.add_argument("--max-bad-fraction", type=float, default=0.01)
+
+
+def data_of(options: Namespace) -> Any:
+    from intarsia.training.run import DataSpec
+
+    return DataSpec(options.data, options.root, options.split, options.max_bad_fraction)
+
+
+def add_device_argument(parser: ArgumentParser) -> None:
+    from intarsia.runtime import best_device
+
+    parser.add_argument("--device", default=str(best_device()), help="cpu, cuda, ...")
+
+
+def report_problems(problems: Any, path: Path | None) -> None:
+    if len(problems):
+        where = ""
+        if path is not None:
+            problems.write(path)
+            where = f" (listed in {path})"
+        Console(stderr=True).print(problems.summary() + where, style="yellow", markup=False)
+
+
+def plain_options(parser: ArgumentParser, options: Namespace) -> dict[str, Any]:
+    import yaml
+
+    dumped: dict[str, Any] = yaml.safe_load(parser.dump(options, skip_none=False))
+    return dumped
+
+
+def open_model(name: str) -> tuple[Any, dict[str, Any]]:
+    """A trained folder with its config, or a backbone alone, compared by its global vectors."""
+    import yaml
+
+    from intarsia.model import CONFIG, ModelSpec, load_model
+
+    if (Path(name) / CONFIG).is_file():
+        return load_model(name), yaml.safe_load((Path(name) / CONFIG).read_text())
+    spec = ModelSpec({"spec": name})
+    return spec.build().eval(), asdict(spec)

@@ -1,0 +1,78 @@
+"""Verbs about components: extract, align."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from intarsia.cli.common import (
+    add_data_arguments,
+    add_device_argument,
+    command,
+    data_of,
+    open_model,
+    report_problems,
+    screen,
+)
+from intarsia.errors import ConfigError
+
+
+def extract(arguments: list[str]) -> None:
+    from intarsia.features.components import ComponentSpec, ComponentStore
+
+    parser = command(
+        "extract",
+        "Find the components of pictures and captions and embed each once, into a folder that "
+        "training and evaluation read. May be stopped and started again at any time.",
+    )
+    add_data_arguments(parser, "train")
+    parser.add_argument("--model", required=True, help="trained folder, or a backbone (hf:NAME...)")
+    parser.add_class_arguments(ComponentSpec, "components", as_positional=False)
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument(
+        "--part", default="1/1", help="k/n: only every n-th record, for n processes side by side"
+    )
+    add_device_argument(parser)
+    options = parser.parse_args(arguments)
+    data, (part, parts) = data_of(options), _part(options.part)
+    problems = data.problems()
+    records = data.read(problems)[part - 1 :: parts]
+    model, _ = open_model(options.model)
+    model.to(options.device)
+    spec: ComponentSpec = parser.instantiate(options).components
+    store = ComponentStore(model.backbone, spec, options.cache / "components")
+    found = [picture for picture in store.add_pictures(records, problems) if picture]
+    texts = store.add_texts([caption for record in records for caption in record.captions])
+    store.close()
+    report_problems(problems, options.cache / "extract.problems.jsonl")
+    regions = sum(len(picture.entities) for picture in found)
+    pairs = sum(len(picture.relations) for picture in found)
+    screen.print(
+        f"{len(found)} pictures with {regions} regions and {pairs} pairs of regions; {len(texts)} "
+        f"captions with {sum(len(t.entities) for t in texts)} entities and "
+        f"{sum(len(t.relations) for t in texts)} relations; {len(store.images)} crops and "
+        f"{len(store.texts)} phrases in {options.cache / 'components'}"
+    )
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise ConfigError(f"--part {text}: write k/n, from 1/n to n/n")
+    return int(part), int(parts)
+
+
+def align(arguments: list[str]) -> None:
+    from intarsia.apps.align import align, write
+    from intarsia.model import load_model
+
+    parser = command(
+        "align",
+        "Draw which region of a picture matches which phrase of a caption, as PNG and HTML.",
+    )
+    parser.add_argument("image", type=Path, help="picture")
+    parser.add_argument("caption", help="text")
+    parser.add_argument("--model", type=Path, required=True, help="trained ComAlign folder")
+    parser.add_argument("--out", type=Path, default=Path("align.png"), help="the PNG")
+    options = parser.parse_args(arguments)
+    write(align(load_model(options.model), options.image, options.caption), options.out)
+    screen.print(f"{options.out} and {options.out.with_suffix('.html')}")

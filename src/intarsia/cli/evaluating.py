@@ -1,0 +1,193 @@
+"""Verbs that measure: evaluate, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from intarsia.cli.common import (
+    add_data_arguments,
+    add_device_argument,
+    command,
+    data_of,
+    open_model,
+    report_problems,
+    screen,
+)
+from intarsia.errors import ConfigError, unknown
+
+
+def evaluate(arguments: list[str]) -> None:
+    from intarsia.evaluation.compositional import COMPOSITIONAL
+    from intarsia.evaluation.harness import PROTOCOLS
+    from intarsia.evaluation.swaps import evaluate_swaps
+
+    on_records = PROTOCOLS | {"swaps": evaluate_swaps}
+    names = [*on_records, *COMPOSITIONAL]
+    if not arguments or arguments[0] not in names:
+        if arguments and arguments[0] not in ("-h", "--help"):
+            raise ConfigError(unknown("protocol", arguments[0], names))
+        screen.print(f"intarsia evaluate PROTOCOL ..., where PROTOCOL is one of {', '.join(names)}")
+        return
+    protocol, *rest = arguments
+    if protocol in COMPOSITIONAL:
+        _benchmark(protocol, rest)
+    else:
+        _protocol(protocol, on_records[protocol], rest)
+
+
+def _protocol(protocol: str, run: Any, arguments: list[str]) -> None:
+    """A protocol on the records of any reader."""
+    parser = _evaluation_parser(protocol, run.__doc__ or "")
+    add_data_arguments(parser, "test")
+    if protocol == "boxes":
+        _add_box_arguments(parser)
+    options = parser.parse_args(arguments)
+    data, name = data_of(options), protocol
+    settings: dict[str, Any] = {}
+    if protocol == "boxes":
+        data, settings = _box_data(options, data)
+        name = f"boxes-{options.protocol}-{options.features}"
+    problems = data.problems()
+    model, config = _opened(options)
+    evaluation = run(model, data.read(problems), problems, **settings)
+    config |= {"evaluation": {k: v for k, v in settings.items() if k != "categories"}}
+    _keep(options, problems, evaluation, config, name, options.data, options.split)
+
+
+def _benchmark(name: str, arguments: list[str]) -> None:
+    """A compositional benchmark with files of its own."""
+    from intarsia.data.problems import Problems
+    from intarsia.evaluation.blind import NgramModel
+    from intarsia.evaluation.compositional import COMPOSITIONAL
+
+    benchmark = COMPOSITIONAL[name]
+    parser = _evaluation_parser(name, benchmark.evaluate.__doc__ or "")
+    parser.add_argument("--root", type=Path, required=True, help="folder of the benchmark's files")
+    parser.add_argument("--images", type=Path, required=True, help="folder of its pictures")
+    parser.add_argument("--max-bad-fraction", type=float, default=0.01)
+    parser.add_argument(
+        "--blind",
+        type=str | None,
+        default=None,
+        help="data set whose captions teach a language model what text alone gives (flickr8k)",
+    )
+    parser.add_argument("--blind-root", type=Path | None, default=None)
+    options = parser.parse_args(arguments)
+    problems = Problems(options.max_bad_fraction)
+    cases = benchmark.read(options.root, options.images, problems)
+    model, config = _opened(options)
+    _keep(options, problems, benchmark.evaluate(model, cases, problems), config, name, name, "test")
+    if options.blind:
+        from intarsia.training.run import DataSpec
+
+        records = DataSpec(options.blind, options.blind_root).read()
+        language = NgramModel([caption for record in records for caption in record.captions])
+        for metric, value in benchmark.blind(cases, language).metrics.items():
+            screen.print(f"blind {metric}: {value.value:.1f} (n = {value.n})")
+
+
+def _evaluation_parser(protocol: str, description: str) -> ArgumentParser:
+    parser = command(f"evaluate {protocol}", description.split("\n")[0])
+    parser.add_argument("--model", required=True, help="trained folder, or a backbone (hf:NAME...)")
+    parser.add_argument("--json", type=Path | None, default=None, help="write the result here")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    add_device_argument(parser)
+    return parser
+
+
+def _opened(options: Namespace) -> tuple[Any, dict[str, Any]]:
+    model, config = open_model(options.model)
+    model.to(options.device)
+    model.cache = options.cache
+    return model, config
+
+
+def _keep(
+    options: Namespace,
+    problems: Any,
+    evaluation: Any,
+    config: dict[str, Any],
+    protocol: str,
+    data: str,
+    split: str,
+) -> None:
+    """Print the table and write the result file."""
+    from intarsia.evaluation.result import make_result, table, write_result
+
+    result = make_result(
+        protocol=protocol,
+        split=split,
+        metrics=evaluation.metrics,
+        per_query=evaluation.per_query,
+        model=options.model,
+        data=data,
+        seed=config.get("seed"),
+        config=config,
+    )
+    screen.print(table([result]))
+    if options.json:
+        write_result(options.json, result)
+    report_problems(problems, options.json and options.json.with_suffix(".problems.jsonl"))
+
+
+def _add_box_arguments(parser: ArgumentParser) -> None:
+    from intarsia.evaluation.boxes import BoxFeatures, ClassText, ProtocolName
+
+    parser.add_argument(
+        "--protocol",
+        type=ProtocolName,
+        default="instances",
+        help="instances: micro; clipself: panoptic boxes, macro, things and stuff apart; "
+        "fineclip: the same, together",
+    )
+    parser.add_argument(
+        "--features",
+        type=BoxFeatures,
+        default="roi",
+        help="of a box: pooled from the whole picture's patches, or its crop's global vector",
+    )
+    parser.add_argument(
+        "--text",
+        type=ClassText,
+        default="method",
+        help="of a category's name: what the method compares regions with, the prompt's global "
+        "vector, or the mean of the name's tokens",
+    )
+    parser.add_argument(
+        "--input-size", type=int | None, default=None, help="pixels a side, for finer patches"
+    )
+
+
+def _box_data(options: Namespace, data: Any) -> tuple[Any, dict[str, Any]]:
+    """The data as a box protocol reads them, and its settings."""
+    from dataclasses import replace
+
+    from intarsia.data.coco import PANOPTIC, coco_categories
+    from intarsia.evaluation.boxes import BOX_PROTOCOLS
+    from intarsia.runtime import data_root
+
+    names = ("protocol", "features", "text", "input_size")
+    settings = {name: options[name] for name in names}
+    if BOX_PROTOCOLS[options.protocol].source == "panoptic":
+        if data.name != "coco":
+            raise ConfigError(f"--protocol {options.protocol} reads coco, not {data.name!r}")
+        data = replace(data, split=PANOPTIC + data.split)
+    if data.name == "coco":
+        root, split = data.root or data_root() / "coco", data.split.partition("[")[0]
+        settings["categories"] = coco_categories(root, split)
+    return data, settings
+
+
+def compare(arguments: list[str]) -> None:
+    from intarsia.evaluation.compare import comparison_table
+    from intarsia.evaluation.result import read_result
+
+    parser = command("compare", "Paired differences of two models from their result files.")
+    parser.add_argument("--a", type=Path, nargs="+", required=True, help="results, one a seed")
+    parser.add_argument("--b", type=Path, nargs="+", required=True, help="results to subtract")
+    options = parser.parse_args(arguments)
+    sides = [[read_result(path) for path in paths] for paths in (options.a, options.b)]
+    screen.print(comparison_table(*sides))

@@ -1,0 +1,202 @@
+"""Verbs that make models: demo, import, train, tune, sweep, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from intarsia.cli.common import (
+    add_data_arguments,
+    add_device_argument,
+    command,
+    data_of,
+    plain_options,
+    report_problems,
+    screen,
+)
+from intarsia.cli.evaluating import evaluate
+
+
+def demo(arguments: list[str]) -> None:
+    from intarsia.demo import demo
+
+    parser = command("demo", "Pretrain a small CLIP on generated scenes and adapt it.")
+    parser.add_function_arguments(demo, as_positional=False, skip={"fast"})
+    parser.add_argument("--fast", action="store_true", help="a tenth of the training: 90 seconds")
+    options = parser.parse_args(arguments)
+    options.pop("config")
+    demo(**options.as_dict())
+
+
+def import_(arguments: list[str]) -> None:
+    from intarsia.data.table import write_table
+    from intarsia.training.run import DataSpec
+
+    parser = command("import", "Copy any data set into the native table, checking each picture.")
+    parser.add_class_arguments(DataSpec, "data", as_positional=False)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the new table")
+    options = parser.parse_args(arguments)
+    spec: DataSpec = parser.instantiate(options).data
+    problems = spec.problems()
+    count = write_table(options.out, iter(spec.read(problems)), problems)
+    report_problems(problems, options.out.with_suffix(".problems.jsonl"))
+    screen.print(f"{count} records in {options.out}")
+
+
+def train_parser() -> ArgumentParser:
+    """The parser of ``intarsia train``; every config file is checked against it."""
+    from intarsia.features.components import ComponentSpec
+    from intarsia.model import Freeze
+    from intarsia.training.loop import Trainer
+    from intarsia.training.run import DataSpec
+    from intarsia.types import Dense
+
+    parser = command("train", "Train a method on a backbone; see configs/ for whole examples.")
+    parser.add_class_arguments(DataSpec, "data", as_positional=False)
+    parser.add_argument(
+        "--validation",
+        type=DataSpec | None,
+        default=None,
+        help="records for validation by retrieval; never the split that you report",
+    )
+    _add_model_arguments(parser)
+    parser.add_argument("--freeze", type=Freeze, default="none", help="what does not train")
+    parser.add_argument("--dense", type=Dense, default="value", help="how a ViT gives its patches")
+    parser.add_class_arguments(ComponentSpec, "components", as_positional=False)
+    parser.add_class_arguments(Trainer, "trainer", as_positional=False)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--init", type=Path | None, default=None, help="trained model to start from"
+    )
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument("--resume", type=bool, nargs="?", const=True, default=False)
+    return parser
+
+
+def _add_model_arguments(parser: ArgumentParser) -> None:
+    from intarsia.methods import Method
+
+    parser.add_argument(
+        "--backbone",
+        type=str | dict[str, Any],
+        required=True,
+        help="openclip:ARCH[:TAG_OR_FILE], hf:NAME_OR_FOLDER, dual:VISION+TEXT, scenes-clip, "
+        "scenes-resnet or a folder; with options of its kind: {spec: ..., embed_dim: 256}",
+    )
+    parser.add_subclass_arguments(
+        Method, "method", skip={"dims"}, instantiate=False, required=False, as_group=True
+    )
+    parser.set_defaults({"method": "Clip"})
+
+
+def train(arguments: list[str]) -> None:
+    from intarsia.evaluation.harness import evaluate_retrieval
+    from intarsia.model import Model, ModelSpec
+    from intarsia.training.run import DataSpec, train
+
+    parser = train_parser()
+    options = parser.parse_args(arguments)
+    plain = plain_options(parser, options)
+    backbone = plain["backbone"]
+    backbone = {"spec": backbone} if isinstance(backbone, str) else backbone
+    spec = ModelSpec(
+        backbone, plain["method"], plain["freeze"], plain["dense"], plain["components"]
+    )
+    ready = parser.instantiate(options)
+    validate, listed = None, None
+    if ready.validation is not None:
+        held_out: DataSpec = ready.validation
+        problems = listed = held_out.problems()
+        records = held_out.read(problems)
+
+        def validate(model: Model) -> dict[str, float]:
+            metrics = evaluate_retrieval(model, records, problems).metrics
+            return {name: metrics[name].value for name in ("i2t_r1", "t2i_r1")}
+
+    kept = {key: plain[key] for key in ("data", "trainer", "init", "seed", "validation")}
+    train(
+        spec,
+        ready.data,
+        ready.trainer,
+        ready.out,
+        seed=ready.seed,
+        init=ready.init,
+        resume=ready.resume,
+        cache=ready.cache,
+        validate=validate,
+        validation_problems=listed,
+        config=kept,
+    )
+    screen.print(f"trained model in {options.out}")
+
+
+def tune(arguments: list[str]) -> None:
+    import json
+
+    from intarsia.evaluation.tune import plot, tune
+    from intarsia.model import WEIGHTS, load_model
+    from intarsia.runtime import atomic
+
+    parser = command(
+        "tune",
+        "Find the weights of ComAlign's similarity on pictures of the TRAINING split and keep "
+        "them in the model; writes tune.json and tune.png beside it.",
+    )
+    parser.add_argument("--model", type=Path, required=True, help="trained folder")
+    add_data_arguments(parser, "train[-500:]")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    add_device_argument(parser)
+    options = parser.parse_args(arguments)
+    data = data_of(options)
+    problems = data.problems()
+    model = load_model(options.model, device=options.device)
+    model.cache = options.cache
+    found = tune(model, data.read(problems), problems)
+    model.save(options.model / WEIGHTS)
+    with atomic(options.model / "tune.json") as draft:
+        draft.write_text(json.dumps(found.as_dict(), indent=1))
+    plot(found, options.model / "tune.png")
+    screen.print(
+        f"alpha1 {found.alpha1:g}, alpha2 {found.alpha2:g}, beta1 {found.beta1:g} on "
+        f"{found.n} pictures: {options.model / 'tune.png'}"
+    )
+
+
+def sweep(arguments: list[str]) -> None:
+    from intarsia.sweep import Sweep, run_sweep, slug
+
+    parser = command(
+        "sweep",
+        "Train, tune and evaluate every row of a sweep file (configs/ablations/*.yaml), several "
+        "seeds each; what is done already is not done again.",
+    )
+    parser.add_argument("file", type=Path, help="the sweep file")
+    parser.add_argument("--out", type=Path | None, default=None, help="default: runs/sweeps/NAME")
+    options = parser.parse_args(arguments)
+    sweep = Sweep.read(options.file)
+    out = options.out or Path("runs/sweeps") / slug(sweep.name)
+    written = run_sweep(sweep, out, {"train": train, "tune": tune, "evaluate": evaluate})
+    screen.print(written.read_text(), markup=False)
+    screen.print(f"in {written.parent}")
+
+
+def export(arguments: list[str]) -> None:
+    from intarsia.export import Target, export
+
+    parser = command(
+        "export",
+        "Write the fine-tuned CLIP as an ordinary checkpoint, with a model card, that open_clip "
+        "or transformers loads by itself.",
+    )
+    parser.add_argument("--model", type=Path, required=True, help="trained folder")
+    parser.add_argument("--to", type=Target, required=True, help="the library that is to load it")
+    parser.add_argument("--out", type=Path, required=True, help="new folder")
+    parser.add_argument(
+        "--results", type=list[Path], default=[], help="result files for the model card"
+    )
+    options = parser.parse_args(arguments)
+    export(options.model, options.to, options.out, results=options.results)
+    screen.print(f"checkpoint of {options.to} in {options.out}")
