@@ -70,7 +70,7 @@ class Size:
     test: int
 
 
-FULL = Size(scenes=20_000, pretraining=800, adapting=160, test=1_000)
+FULL = Size(scenes=20_000, pretraining=700, adapting=160, test=1_000)
 FAST = Size(scenes=4_000, pretraining=100, adapting=20, test=200)
 
 
