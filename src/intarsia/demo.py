@@ -52,6 +52,15 @@ COLUMNS = {
     "replacement": Column("replacement", "true caption over one with a word replaced", 50),
     "pointing": Column("pointing", "the hottest patch of a phrase lies on what it names", None),
 }
+PANELS = {
+    "global": "global loss",
+    "gc": "global loss",
+    "local_mean": "slots against patches, mean over positions",
+    "local": "tokens against patches",
+    "lrc": "phrases against regions",
+    "gr": "regions against their crops",
+}
+"""Part of a method's loss -> the title of its panel."""
 LEAD = (
     "A CLIP trained with one vector for the picture and one for the sentence finds the right "
     "caption among many, and is a bag of words all the same: it scores “a red circle above a blue "
@@ -212,14 +221,13 @@ def _curves(out: Path, names: Sequence[str]) -> dict[str, list[Curve]]:
     for name in names:
         lines = (out / name / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
-        for key in ("loss", "global", "local_mean"):
+        has_parts = bool(PANELS.keys() & rows[0].keys())
+        for key, panel in PANELS.items() if has_parts else [("loss", PANELS["global"])]:
             found = [(row["step"], row[key]) for row in rows if key in row]
-            if found and not (key == "loss" and "global" in rows[0]):
-                panel = "local loss, mean over positions" if key == "local_mean" else "global loss"
-                if name == START:
-                    panel = "pretraining: global loss"
+            if found:
+                title = "pretraining: global loss" if name == START else panel
                 steps, values = zip(*found, strict=True)
-                panels.setdefault(panel, []).append(Curve(name, list(steps), list(values)))
+                panels.setdefault(title, []).append(Curve(name, list(steps), list(values)))
     return panels
 
 

@@ -142,7 +142,7 @@ def matching(worth: NDArray[np.floating], allowed: NDArray[np.bool_]) -> list[tu
     >>> matching(np.array([[0.9, 0.1], [0.2, 0.9]]), allowed)
     [(0, 1), (1, 0)]
     """
-    rows, columns = linear_sum_assignment(np.where(allowed, worth, -1.0), maximize=True)
+    rows, columns = linear_sum_assignment(np.where(allowed, worth, -FORBIDDEN), maximize=True)
     pairs = zip(rows.tolist(), columns.tolist(), strict=True)
     return [(row, column) for row, column in pairs if allowed[row, column]]
 
