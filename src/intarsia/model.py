@@ -140,7 +140,7 @@ class Model(nn.Module):
                 states = self.backbone.image_states(batch.pixels, dense=self.dense)
                 states = states.joined(self.backbone.text_states(batch.tokens))
         features = replace(self.backbone.project(states), links=batch.links)
-        return replace(features, image_crops=self._crops(batch))
+        return replace(features, image_crops=self._crops(batch), text_phrases=self._phrases(batch))
 
     @torch.no_grad()
     def _crops(self, batch: Batch) -> Tensor | None:
@@ -161,6 +161,19 @@ class Model(nn.Module):
         return vectors.new_zeros(*mask.shape, vectors.shape[1]).masked_scatter_(
             mask[..., None], vectors
         )
+
+    def _phrases(self, batch: Batch) -> Tensor | None:
+        """(B,P,D) global vectors of the linked phrases alone; what is no link stays zero."""
+        if "phrases" not in self.method.needs or batch.links is None:
+            return None
+        tokens, mask = batch.links.phrases, batch.links.mask
+        if tokens is None:
+            raise ConfigError("phrases of their own need the text tower: train with freeze: none")
+        blank = torch.zeros(*mask.shape, self.backbone.dims.embed, device=mask.device)
+        if not mask.any():
+            return blank
+        vectors = self.backbone.encode_text(tokens.rows(mask)).require("text_global")
+        return blank.masked_scatter(mask[..., None], vectors.float())
 
     def embed(self, batch: Batch) -> tuple[Embeddings, Embeddings]:
         """What the method makes of the pictures and of the texts of a batch of pairs."""

@@ -223,7 +223,7 @@ def test_nouns_and_labels(noun: str, label: str, same: bool) -> None:
 
 
 def test_more_pairs_go_before_a_better_sum() -> None:
-    worth = np.array([[0.9, 0.0], [0.8, -0.9]])
+    worth = np.array([[2.9, 0.1], [0.2, 5.0]])
     allowed = np.array([[True, True], [True, False]])
     assert matching(worth, allowed) == [(0, 1), (1, 0)]
     assert matching(worth, np.zeros((2, 2), bool)) == []

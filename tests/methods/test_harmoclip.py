@@ -214,3 +214,24 @@ def test_crops_need_pixels(backbone, records):
         states = states.joined(backbone.text_states(batch.tokens))
     with pytest.raises(ConfigError, match="need the pixels: train with freeze: none"):
         model.features(replace(batch, pixels=None, tokens=None, states=states))
+
+
+@pytest.mark.parametrize("target", ["crop", "phrase", "image"])
+def test_every_target_trains_from_records(records, target):
+    backbone = load_backbone("scenes-clip")
+    model = Model(backbone, HarmoClip(backbone.dims, gr_target=target))
+    needs = model.method.needs
+    pairs = LivePairs(records[:8], backbone, links=True, phrases="phrases" in needs)
+    losses = model(pairs[[0, 5, 9, 14]])
+    losses["loss"].backward()
+    assert losses["gr"] > 0 and model.backbone.model.text_projection.weight.grad.isfinite().all()
+
+
+def test_a_phrase_alone_is_embedded_as_a_text_of_its_own(records):
+    backbone = load_backbone("scenes-clip")
+    model = Model(backbone, HarmoClip(backbone.dims, gr_target="phrase")).eval()
+    batch = LivePairs(records[:2], backbone, links=True, phrases=True)[[0]]
+    phrase = next(p for p in records[0].phrases if p.caption == 0)
+    expected = backbone.encode_text(backbone.tokenize([records[0].phrase_text(phrase)]))
+    found = model.features(batch).text_phrases
+    torch.testing.assert_close(found[0, 0], expected.text_global[0], atol=1e-5, rtol=1e-4)

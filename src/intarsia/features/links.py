@@ -22,7 +22,9 @@ PHRASES_AT_ONCE = 16_384
 Row = list[tuple[Box, Span, str]]
 
 
-def links_of(records: Sequence[Record], backbone: Backbone, tokens: TokenBatch) -> Links:
+def links_of(
+    records: Sequence[Record], backbone: Backbone, tokens: TokenBatch, *, phrases: bool = False
+) -> Links:
     """Links of every caption of ``records``, in order; up to ``MAX_LINKS`` each.
 
     A link is left out where its region was cropped away or its phrase lies beyond the context;
@@ -32,6 +34,7 @@ def links_of(records: Sequence[Record], backbone: Backbone, tokens: TokenBatch) 
         records: with regions and phrases.
         backbone: whose transform the boxes follow.
         tokens: of all captions in order.
+        phrases: tokenise each phrase as a text of its own, too.
     """
     rows = [row for record in records for row in _rows(record, backbone.transform)]
     most = max(1, min(MAX_LINKS, max(map(len, rows), default=0)))
@@ -42,10 +45,10 @@ def links_of(records: Sequence[Record], backbone: Backbone, tokens: TokenBatch) 
     mask = torch.zeros(len(rows), most, dtype=torch.bool)
     caption = torch.tensor([i for i, row in enumerate(kept) for _ in row], dtype=torch.long)
     place = torch.tensor([k for row in kept for k in range(len(row))], dtype=torch.long)
+    numbers: dict[str, int] = {"": 0}  # the label of what is no link
     if len(caption):
         found = [link for row in kept for link in row]
         spans = torch.tensor([span for _, span, _ in found])
-        numbers: dict[str, int] = {}
         boxes[caption, place] = torch.tensor([box for box, _, _ in found])
         words[caption, place] = _word_ranges(tokens, caption, spans)
         labels[caption, place] = torch.tensor(
@@ -54,7 +57,8 @@ def links_of(records: Sequence[Record], backbone: Backbone, tokens: TokenBatch) 
         mask[caption, place] = words[caption, place, 1] > 0
     known = sum(len(p.regions) for record in records for p in record.phrases)
     logger.info("%d of %d links of phrases to regions are usable", int(mask.sum()), known)
-    return Links(boxes, words, labels, mask)
+    alone = backbone.tokenize(list(numbers)).rows(labels) if phrases else None
+    return Links(boxes, words, labels, mask, alone)
 
 
 def _rows(record: Record, transform: ImageTransform) -> list[Row]:

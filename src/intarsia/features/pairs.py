@@ -15,7 +15,7 @@ from intarsia.data.problems import Problems
 from intarsia.errors import DataError
 from intarsia.features.links import links_of
 from intarsia.runtime import progress
-from intarsia.types import Batch, Record, TokenBatch
+from intarsia.types import Batch, Links, Record, TokenBatch
 
 IN_MEMORY_BYTES = 4 * 2**30
 
@@ -61,7 +61,8 @@ class LivePairs(PairIndex, Dataset[Batch]):
     Captions are tokenised once. Pictures are decoded once and kept as uint8 pixels where they fit
     into ``IN_MEMORY_BYTES``, else at every visit, in the data loader's workers. A picture that
     cannot be read is reported; its pairs are left out when pictures are kept, and replaced by the
-    next readable pair otherwise. With ``links`` its batches hold the known (region, phrase) pairs.
+    next readable pair otherwise. With ``links`` its batches hold the known (region, phrase)
+    pairs, with ``phrases`` also the tokens of each phrase alone.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class LivePairs(PairIndex, Dataset[Batch]):
         problems: Problems | None = None,
         *,
         links: bool = False,
+        phrases: bool = False,
     ) -> None:
         problems = Problems() if problems is None else problems
         self.transform: ImageTransform = backbone.transform
@@ -79,7 +81,9 @@ class LivePairs(PairIndex, Dataset[Batch]):
         if not captions:
             raise DataError("the data set has no caption to train on")
         self.tokens: TokenBatch = backbone.tokenize(captions)
-        self.links = links_of(records, backbone, self.tokens) if links else None
+        self.links: Links | None = None
+        if links:
+            self.links = links_of(records, backbone, self.tokens, phrases=phrases)
         self.records: Sequence[Record] | None = records
         self.pixels: Tensor | None = None
         problems.expect(len(records))

@@ -121,7 +121,9 @@ def make_pairs(model: Model, records: list[Record], cache: Path, problems: Probl
         model.cache = cache
         return ComponentPairs(model.components, records, roles="roles" in needs, problems=problems)
     if model.freeze == "none":
-        return LivePairs(records, model.backbone, problems, links="links" in needs)
+        return LivePairs(
+            records, model.backbone, problems, links="links" in needs, phrases="phrases" in needs
+        )
     folder = cache / f"{content_key(records)}-{model.backbone.fingerprint()}"
     store = FeatureStore(folder, records, model.backbone)
     tokens = "tokens" in needs
