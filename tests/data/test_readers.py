@@ -74,6 +74,11 @@ def test_every_reader_has_its_name() -> None:
     assert set(READERS) == {
         "flickr8k",
         "flickr30k",
+        "flickr30k_entities",
+        "visual_genome",
+        "refcoco",
+        "refcoco+",
+        "refcocog",
         "coco",
         "file",
         "webdataset",

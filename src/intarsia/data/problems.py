@@ -106,8 +106,8 @@ def screened(
     """The sound ones of a reader's candidates; the others go to ``problems``.
 
     A record with a used id, a missing picture file or (with ``need_captions``) no caption left is
-    dropped; an empty caption is dropped from its record. Candidates hold no phrases or negatives,
-    which refer to captions by index.
+    dropped; an empty caption is dropped from its record. Candidates with phrases or negatives,
+    which refer to captions by index, have no empty caption.
 
     Raises:
         DataError: Too many are bad, judged from the hundredth on and at the end.
