@@ -55,13 +55,14 @@ class Case:
 
 
 def run(name: str, cases: Sequence[Case], rounds: int = 7) -> list[Row]:
-    """Measure all cases, print the table, write ``results/NAME.json`` and ``results/NAME.md``."""
-    rows = [row for case in cases for row in measure(case, rounds)]
+    """Measure all cases, keeping in ``results/NAME.json`` and ``.md`` what is measured so far."""
+    rows: list[Row] = []
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
-    table = markdown(rows)
-    (RESULTS / f"{name}.md").write_text(table)
-    print(table)
+    for case in cases:
+        rows += measure(case, rounds)
+        (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+        (RESULTS / f"{name}.md").write_text(markdown(rows))
+        print(markdown(rows[-1:]) if case is not cases[-1] else markdown(rows), flush=True)
     return rows
 
 
