@@ -80,7 +80,7 @@ class Size:
 
 
 FULL = Size(scenes=20_000, pretraining=700, adapting=160, test=1_000)
-FAST = Size(scenes=4_000, pretraining=100, adapting=20, test=200)
+FAST = Size(scenes=4_000, pretraining=80, adapting=12, test=200)
 
 
 def demo(
