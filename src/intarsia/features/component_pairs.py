@@ -89,12 +89,10 @@ def image_features(
     store: ComponentStore, found: Sequence[ImageParts], *, roles: bool, batch_size: int
 ) -> Iterator[Features]:
     """``image_global`` and ``image_parts`` of pictures that the store holds, a batch at a time."""
-    project, device = _projection(store.backbone, "image_global")
-    rows, table = image_rows(store, found), torch.from_numpy(np.array(store.images.table()))
-    for start in range(0, len(found), batch_size):
-        some = slice(start, start + batch_size)
-        parts = gathered(table, rows, some, roles=roles).to(device).with_vectors(project)
-        whole = project(table[rows.whole[some]].float().to(device))
+    rows = image_rows(store, found)
+    for whole, parts in _joint(
+        store.images, store.backbone, "image_global", rows, roles, batch_size
+    ):
         yield Features(image_global=whole, image_parts=parts)
 
 
@@ -102,13 +100,21 @@ def text_features(
     store: ComponentStore, found: Sequence[TextParts], *, roles: bool, batch_size: int
 ) -> Iterator[Features]:
     """``text_global`` and ``text_parts`` of texts that the store holds, a batch at a time."""
-    project, device = _projection(store.backbone, "text_global")
-    rows, table = text_rows(store, found), torch.from_numpy(np.array(store.texts.table()))
-    for start in range(0, len(found), batch_size):
+    rows = text_rows(store, found)
+    for whole, parts in _joint(store.texts, store.backbone, "text_global", rows, roles, batch_size):
+        yield Features(text_global=whole, text_parts=parts)
+
+
+def _joint(
+    store: VectorStore, backbone: Backbone, name: str, rows: Rows, roles: bool, batch_size: int
+) -> Iterator[tuple[Tensor, Components]]:
+    """Whole and components in the joint space, a batch at a time."""
+    project, device = _projection(backbone, name)
+    table = torch.from_numpy(np.array(store.table()))
+    for start in range(0, len(rows.whole), batch_size):
         some = slice(start, start + batch_size)
         parts = gathered(table, rows, some, roles=roles).to(device).with_vectors(project)
-        whole = project(table[rows.whole[some]].float().to(device))
-        yield Features(text_global=whole, text_parts=parts)
+        yield project(table[rows.whole[some]].float().to(device)), parts
 
 
 class ComponentPairs(PairIndex, Dataset[Batch]):
