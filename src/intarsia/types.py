@@ -29,6 +29,8 @@ Box = tuple[float, float, float, float]
 Span = tuple[int, int]
 ImageSource = Path | bytes | np.ndarray  # a file, its encoded bytes, or (H,W,3) uint8
 Dense = Literal["value", "plain"]
+Kind = Literal["dot", "aligned", "mean_max"]  # of a Term
+Normalise = Literal["none", "row-max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +292,7 @@ class Term:
     """
 
     group: str
-    kind: Literal["dot", "aligned", "mean_max"]
+    kind: Kind
     i2t: float = 1.0
     t2i: float = 1.0
     reverse: float = 0.0

@@ -11,7 +11,9 @@ from intarsia.evaluation.retrieval import (
     rank_with_top,
     retrieval_metrics,
     retrieval_outcomes,
+    similarity_terms,
 )
+from intarsia.methods import Clip, ComAlign
 from intarsia.ops.similarity import pairwise_scores
 from intarsia.types import Embeddings, Term
 
@@ -204,3 +206,21 @@ def test_labels_that_do_not_fit_are_named(case):
         rank(image, text, DOT, torch.where(owner == 7, 30, owner))
     with pytest.raises(ShapeError, match="the picture of each text"):
         rank(image, text, DOT, owner[:-1])
+
+
+def test_row_max_divides_each_matrix_by_the_mean_of_its_best_scores(backbone):
+    method = ComAlign(backbone.dims, terms=["global"], normalise="row-max", alpha1=2.0)
+    vectors = {"base": torch.tensor([[1.0, 0.0], [0.5, 0.5]]), "global": torch.eye(2)}
+    image, text = Embeddings(vectors), Embeddings(dict.fromkeys(vectors, torch.eye(2)))
+    base, own = similarity_terms(method, image, text, block=1)
+    # base: best of the pictures 1 and 0.5, of the texts 1 and 0.5; global: all 1
+    assert (base.i2t, base.t2i) == (pytest.approx(1 / 0.75), pytest.approx(1 / 0.75))
+    assert (own.i2t, own.t2i) == (2.0, 1.0)
+    assert similarity_terms(Clip(backbone.dims), image, text) == Clip(backbone.dims).terms
+
+
+def test_row_max_leaves_what_has_no_positive_score(backbone):
+    method = ComAlign(backbone.dims, terms=["global"], normalise="row-max")
+    image = Embeddings({"base": -torch.eye(2) - 1, "global": torch.zeros(2, 2)})
+    text = Embeddings({"base": torch.eye(2), "global": torch.eye(2)})
+    assert similarity_terms(method, image, text) == method.terms

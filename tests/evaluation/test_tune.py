@@ -81,9 +81,11 @@ def model(backbone) -> Model:
     return Model(backbone, ComAlign(backbone.dims), freeze="backbone")
 
 
-def test_what_is_tuned_is_what_retrieval_reports(model, records):
+@pytest.mark.parametrize("normalise", ["none", "row-max"])
+def test_what_is_tuned_is_what_retrieval_reports(model, records, normalise):
     """At the best point and at another, with several captions a picture and all three groups."""
     few = records[:10]
+    model.method.normalise = normalise
     found = tune(model, few, Problems(), captions=3)
     i, j = GRID.index(found.alpha1), GRID.index(found.alpha2)
     k = GRID.index(found.beta1)

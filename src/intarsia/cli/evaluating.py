@@ -118,7 +118,7 @@ def _keep(
     from intarsia.evaluation.result import make_result, table, write_result
 
     result = make_result(
-        protocol=protocol,
+        protocol=f"{protocol} ({evaluation.variant})" if evaluation.variant else protocol,
         split=split,
         metrics=evaluation.metrics,
         per_query=evaluation.per_query,

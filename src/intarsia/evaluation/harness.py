@@ -26,7 +26,12 @@ from intarsia.evaluation.boxes import (
 from intarsia.evaluation.metrics import Metric, Outcomes, summarise
 from intarsia.evaluation.negatives import hard_negative_outcomes
 from intarsia.evaluation.pointing import pointing_chance, pointing_hits, pointing_outcomes
-from intarsia.evaluation.retrieval import rank, retrieval_metrics, retrieval_outcomes
+from intarsia.evaluation.retrieval import (
+    rank,
+    retrieval_metrics,
+    retrieval_outcomes,
+    similarity_terms,
+)
 from intarsia.model import AnyImage, Model
 from intarsia.ops.similarity import paired_scores
 from intarsia.runtime import progress
@@ -35,10 +40,14 @@ from intarsia.types import Embeddings, Record
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a protocol gives: the metrics, and the outcome of each query for paired comparisons."""
+    """What a protocol gives: the metrics, and the outcome of each query for paired comparisons.
+
+    ``variant`` is part of the protocol's name: results of two variants are not compared.
+    """
 
     metrics: Mapping[str, Metric]
     per_query: Mapping[str, Outcomes]
+    variant: str = ""
 
 
 Protocol = Callable[..., Evaluation]  # of a Model, a Sequence[Record] and Problems
@@ -51,8 +60,10 @@ def evaluate_retrieval(
     good, image = encoded_pictures(model, records, problems, lambda r: bool(r.captions))
     texts = [caption for record in good for caption in record.captions[:captions]]
     owner = [i for i, record in enumerate(good) for _ in record.captions[:captions]]
-    ranks = rank(image, model.encode_texts(texts), model.method.terms, torch.tensor(owner))
-    return Evaluation(retrieval_metrics(ranks), retrieval_outcomes(ranks))
+    text = model.encode_texts(texts)
+    ranks = rank(image, text, similarity_terms(model.method, image, text), torch.tensor(owner))
+    variant = "" if model.method.normalise == "none" else model.method.normalise
+    return Evaluation(retrieval_metrics(ranks), retrieval_outcomes(ranks), variant)
 
 
 def evaluate_negatives(model: Model, records: Sequence[Record], problems: Problems) -> Evaluation:

@@ -7,15 +7,16 @@ as high as the correct one is ranked before it, so a model that scores everythin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from intarsia.errors import DataError, ShapeError
 from intarsia.evaluation.metrics import Metric, Outcomes, median_metric, summarise
+from intarsia.methods.base import Method
 from intarsia.ops.similarity import pairwise_scores
-from intarsia.types import Embeddings, Term
+from intarsia.types import Embeddings, Kind, Term
 
 RECALL_AT = (1, 5, 10)
 NUM_TOP = 10
@@ -124,6 +125,47 @@ def rank_with_top(
             best_images.add(column.texts, pictures, t2i.mT)
     top = Top(best_texts.items, best_texts.scores, best_images.items, best_images.scores)
     return Ranks(before_i2t, before_t2i, caption_image), top
+
+
+def similarity_terms(
+    method: Method, image: Embeddings, text: Embeddings, *, block: int = 256
+) -> tuple[Term, ...]:
+    """The terms to rank a test set with.
+
+    A method that asks for ``normalise="row-max"`` has each matrix of scores divided by the mean of
+    its queries' best scores in this very test set (the ComAlign authors' code). That is
+    transductive: the similarity of a pair then depends on all others.
+    """
+    if method.normalise == "none":
+        return method.terms
+    return tuple(
+        _over_best(term, *_mean_best(image, text, term.group, term.kind, block))
+        for term in method.terms
+    )
+
+
+def _over_best(term: Term, i2t: float, t2i: float) -> Term:
+    return replace(term, i2t=term.i2t / i2t, t2i=term.t2i / t2i, reverse=term.reverse / t2i)
+
+
+@torch.no_grad()
+def _mean_best(
+    image: Embeddings, text: Embeddings, group: str, kind: Kind, block: int
+) -> tuple[float, float]:
+    """The mean over pictures of their best image-to-text score, and the same of texts; 1 where that
+    is not positive and dividing would turn the order round."""
+    alone = [Term(group, kind)]
+    best_text = torch.full((len(image),), -torch.inf)
+    best_image = torch.full((len(text),), -torch.inf)
+    for start in range(0, len(image), block):
+        rows = slice(start, start + block)
+        for first in range(0, len(text), 5 * block):
+            columns = slice(first, first + 5 * block)
+            i2t, t2i = pairwise_scores(image.rows(rows), text.rows(columns), alone)
+            best_text[rows] = best_text[rows].maximum(i2t.amax(1).cpu())
+            best_image[columns] = best_image[columns].maximum(t2i.amax(0).cpu())
+    means = float(best_text.mean()), float(best_image.mean())
+    return means[0] if means[0] > 0 else 1.0, means[1] if means[1] > 0 else 1.0
 
 
 def retrieval_outcomes(ranks: Ranks) -> dict[str, Outcomes]:

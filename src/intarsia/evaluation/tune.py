@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from intarsia.data.problems import Problems
 from intarsia.errors import ConfigError
 from intarsia.evaluation.harness import encoded_pictures
+from intarsia.evaluation.retrieval import similarity_terms
 from intarsia.model import Model
-from intarsia.ops.matching import fine_grained_scores
+from intarsia.ops.similarity import pairwise_scores
 from intarsia.runtime import atomic
 from intarsia.types import Embeddings, Record
 
@@ -58,11 +59,12 @@ def tune(model: Model, records: Sequence[Record], problems: Problems, captions: 
     good, image = encoded_pictures(model, records, problems, lambda r: bool(r.captions))
     texts = [caption for record in good for caption in record.captions[:captions]]
     owner = torch.tensor([i for i, r in enumerate(good) for _ in r.captions[:captions]])
-    base, i2t, t2i, reverse = _summands(model, image, model.encode_texts(texts))
+    mixture.fill_(1.0)
+    (base_i2t, i2t, reverse), (base_t2i, t2i) = _summands(model, image, model.encode_texts(texts))
     across = torch.tensor(
-        [_i2t_recall(base + a * i2t + b * reverse, owner) for a, b in product(GRID, GRID)]
+        [_i2t_recall(base_i2t + a * i2t + b * reverse, owner) for a, b in product(GRID, GRID)]
     ).view(len(GRID), len(GRID))
-    back = torch.tensor([_t2i_recall(base + b * t2i, owner) for b in GRID])
+    back = torch.tensor([_t2i_recall(base_t2i + b * t2i, owner) for b in GRID])
     first, second = divmod(int(across.argmax()), len(GRID))
     found = Tuning(
         GRID, across, back, GRID[first], GRID[second], GRID[int(back.argmax())], len(good)
@@ -71,24 +73,18 @@ def tune(model: Model, records: Sequence[Record], problems: Problems, captions: 
     return found
 
 
-def _summands(model: Model, image: Embeddings, text: Embeddings) -> tuple[Tensor, ...]:
-    """(I,T) each: the base's score, what alpha1 weighs, what beta1 weighs, what alpha2 weighs."""
-    base = image["base"] @ text["base"].mT
-    i2t, t2i, reverse = (torch.zeros_like(base) for _ in range(3))
-    for term in model.method.terms:
-        x, y = image[term.group], text[term.group]
-        if term.group == "base":
-            continue
-        if term.kind == "dot":
-            i2t += x @ y.mT
-            t2i += x @ y.mT
-            continue
-        masks = image.masks.get(term.group), text.masks.get(term.group)
-        own, other = fine_grained_scores(x, y, *masks)
-        i2t += own
-        t2i += other
-        reverse += other
-    return base, i2t, t2i, reverse
+def _summands(
+    model: Model, image: Embeddings, text: Embeddings
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """(I,T) each: the base's score, what alpha1 and what alpha2 weighs; and the base's, what beta1
+    weighs. The mixture is 1 throughout."""
+    terms = similarity_terms(model.method, image, text)
+    base = [term for term in terms if term.group == "base"]
+    own = [replace(term, reverse=0.0) for term in terms if term.group != "base"]
+    reverse = [replace(term, i2t=0.0) for term in terms if term.kind == "mean_max"]
+    base_i2t, base_t2i = pairwise_scores(image, text, base)
+    own_i2t, own_t2i = pairwise_scores(image, text, own)
+    return (base_i2t, own_i2t, pairwise_scores(image, text, reverse)[0]), (base_t2i, own_t2i)
 
 
 def _i2t_recall(scores: Tensor, owner: Tensor) -> float:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intarsia.ops.regions import pool_regions
-from intarsia.types import Dims, Embeddings, Features, Term
+from intarsia.types import Dims, Embeddings, Features, Normalise, Term
 
 
 class Temperature(nn.Module):
@@ -31,10 +31,12 @@ class Method(nn.Module, ABC):
 
     ``needs`` names the optional features that it reads: ``patches``, ``tokens``, ``links``,
     ``crops`` (of the linked regions), ``phrases`` (the linked ones, as texts of their own),
-    ``components``, ``roles`` (of the components' relations).
+    ``components``, ``roles`` (of the components' relations). ``normalise`` says how the terms are
+    scaled where a whole test set is ranked.
     """
 
     needs: frozenset[str] = frozenset()
+    normalise: Normalise = "none"
 
     def __init__(self, dims: Dims) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from intarsia.errors import ConfigError, unknown
 from intarsia.methods.base import Method, Temperature, normalised, same_picture
 from intarsia.ops.attention import attend
 from intarsia.ops.contrastive import info_nce, matched_info_nce
-from intarsia.types import Components, Dims, Embeddings, Features, Term
+from intarsia.types import Components, Dims, Embeddings, Features, Normalise, Term
 
 Group = Literal["global", "entity", "relation"]
 Architecture = Literal["transformer", "fc_shared", "fc_separate"]
@@ -58,6 +58,8 @@ class ComAlign(Method):
         alpha1: weight of the image-to-text scores in the image-to-text similarity.
         alpha2: weight of the text-to-image scores in it.
         beta1: weight of the text-to-image scores in the text-to-image similarity.
+        normalise: ``row-max`` divides each matrix of a ranked test set by the mean of its queries'
+            best scores, as the authors' code does. Transductive: a table of its own.
     """
 
     mixture: Tensor
@@ -81,6 +83,7 @@ class ComAlign(Method):
         alpha1: float = 1.0,
         alpha2: float = 1.0,
         beta1: float = 1.0,
+        normalise: Normalise = "none",
     ) -> None:
         super().__init__(dims)
         width = width or dims.embed
@@ -96,6 +99,9 @@ class ComAlign(Method):
                 f"residual, or an untrained text side, needs the base's width {dims.embed}, "
                 f"not {width}"
             )
+        if normalise not in get_args(Normalise):
+            raise ConfigError(unknown("normalise", normalise, get_args(Normalise)))
+        self.normalise = normalise
         self.dropped = frozenset(drop_features)
         self.used = tuple(g for g in GROUPS if g in terms and g not in self.dropped)
         if not self.used:
