@@ -1,5 +1,7 @@
 """Fine-grained matching against loops in float64."""
 
+import shutil
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from intarsia.errors import ShapeError
-from intarsia.ops import matching, matching_blocks
+from intarsia.ops import matching, matching_blocks, matching_gpu
 from intarsia.ops.matching import fine_grained_scores, fine_grained_scores_packed
 from intarsia.ops.similarity import halved, paired_scores, pairwise_scores
 from intarsia.types import Embeddings, Term
@@ -320,3 +322,41 @@ def test_paired_scores_of_rows_without_vectors_are_zero():
     ):
         torch.testing.assert_close(matrix.diagonal(), row)
         assert row[1] == row[2] == 0 and (row[[0, 3]] != 0).all()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler here")
+def test_compiled_by_inductor_equals_eager():
+    x, y, x_mask, y_mask = random_case(13, 5, 6, 3, 4)
+    compiled = torch.compile(gradients_of_sum, fullgraph=True)
+    expected = gradients_of_sum(x.requires_grad_(), y.requires_grad_(), x_mask, y_mask)
+    wanted = torch.autograd.grad(expected, (x, y))
+    ours = compiled(x, y, x_mask, y_mask)
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(torch.autograd.grad(ours, (x, y)), wanted)
+
+
+def test_a_kernel_that_sums_best_matches_gives_the_same_means():
+    def kernel(queries: Tensor, documents: Tensor, mask: Tensor, other: Tensor) -> Tensor:
+        similarity = torch.einsum("ipd,tnd->itpn", queries, documents)
+        best = similarity.masked_fill(~other[None, :, None], -torch.inf).amax(3)
+        return best.masked_fill(~mask[:, None], 0.0).sum(2)
+
+    x, y, x_mask, y_mask = random_case(14, 6, 5, 4, 3)
+    x_mask[2], y_mask[1] = False, False
+    ours = matching_gpu.means_of_sums(kernel, x, y, x_mask, y_mask)
+    torch.testing.assert_close(ours, fine_grained_scores(x, y, x_mask, y_mask))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("fused", [True, False])
+def test_on_a_gpu_it_equals_the_cpu(fused, monkeypatch):
+    if fused:
+        pytest.importorskip("late_interaction_kernels", reason="needs the extra 'gpu'")
+    else:
+        monkeypatch.setattr(matching_gpu, "_installed", lambda: False)
+    x, y, x_mask, y_mask = random_case(15, 20, 30, 10, 8)
+    half = (x.bfloat16(), y.bfloat16(), x_mask, y_mask)
+    expected = gradients(*half)
+    found = gradients(*(part.cuda() for part in half))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, atol=2e-2, rtol=2e-2)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from intarsia.errors import ShapeError
-from intarsia.ops import matching_blocks
+from intarsia.ops import matching_blocks, matching_gpu
 from intarsia.ops.matching_blocks import Side
 
 KEPT_BYTES = 2**28  # of arg-max indices kept for the backward pass; beyond, it computes them again
@@ -46,6 +46,10 @@ def fine_grained_scores(
     _check_mask("x", x, x_mask)
     _check_mask("y", y, y_mask)
     _check_pair(x, y)
+    x, y = _as_autocast(x), _as_autocast(y)
+    if matching_gpu.usable(x):
+        masks = (_mask(vectors, mask) for vectors, mask in ((x, x_mask), (y, y_mask)))
+        return matching_gpu.fused_scores(x, y, *masks)
     numbers = x.shape[0] * y.shape[0] * (x.shape[1] + y.shape[1])
     keep = numbers if numbers <= KEPT_BYTES and max(x.shape[1], y.shape[1]) <= 256 else 0
     return _scores(*_padded(x, x_mask), *_padded(y, y_mask), keep)
@@ -72,6 +76,7 @@ def fine_grained_scores_packed(
     _check_offsets("x", x, x_offsets)
     _check_offsets("y", y, y_offsets)
     _check_pair(x, y)
+    x, y = _as_autocast(x), _as_autocast(y)
     return _scores(x, x_offsets[:-1], x_offsets.diff(), y, y_offsets[:-1], y_offsets.diff(), keep=0)
 
 
@@ -84,13 +89,21 @@ def _scores(
     y_counts: Tensor,
     keep: int,
 ) -> tuple[Tensor, Tensor]:
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, y = x.to(dtype), y.to(dtype)
     if not (torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)):
         keep = 0
     i2t, t2i, _ = _Match.apply(x, x_starts, x_counts, y, y_starts, y_counts, keep)
     return i2t, t2i
+
+
+def _as_autocast(vectors: Tensor) -> Tensor:
+    kind = vectors.device.type
+    return (
+        vectors.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else vectors
+    )
+
+
+def _mask(vectors: Tensor, mask: Tensor | None) -> Tensor:
+    return vectors.new_ones(vectors.shape[:2], dtype=torch.bool) if mask is None else mask
 
 
 def _padded(vectors: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Similarities in a block, and rows of y. On CPU a block stays in cache (3 MB in bfloat16), and with
-# fewer rows the slabs would be too narrow for vector instructions.
+# Similarities in a block, and rows of y. On CPU a block stays in cache (3 MB in bfloat16; half of
+# that is faster where only the maxima are wanted), and with fewer rows the slabs would be too
+# narrow for vector instructions.
 AT_ONCE = {"cpu": (2560 * 640, 64), "gpu": (2**26, 256)}
 Maxima = tuple[Tensor, Tensor]
 
@@ -30,6 +31,22 @@ class Side(NamedTuple):
     counts: Tensor
 
 
+class _Room:
+    """Memory for one block of similarities, used again for each: fresh pages cost as much as
+    the reductions."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.numbers = like.new_empty(0)
+
+    def similarity(self, a: Block, b: Block) -> Tensor:
+        rows, columns = len(a.vectors), len(b.vectors)
+        if rows * columns > len(self.numbers):
+            self.numbers = self.numbers.new_empty(rows * columns)
+        out = self.numbers[: rows * columns].view(rows, columns)
+        torch.mm(a.vectors, b.vectors.mT, out=out)
+        return out.view(*a.places.shape, *b.places.shape)
+
+
 class Block(NamedTuple):
     """Some rows of a side, side by side: K vectors of each of r rows."""
 
@@ -37,6 +54,7 @@ class Block(NamedTuple):
     vectors: Tensor  # (K * r, D)
     places: Tensor  # (K,r) where they come from
     weights: Tensor  # (K,r) 1 / count, 0 for padding
+    even: bool  # every row has K vectors
 
 
 def forward(x: Side, y: Side, keep: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,17 +65,18 @@ def forward(x: Side, y: Side, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     kept = torch.empty(keep, dtype=torch.uint8, device=x.vectors.device)
     place = 0
     x_order, y_order = _order(x.counts), _order(y.counts)
-    x_blocks, y_blocks = _both_blocks(x, x_order, y, y_order)
+    x_blocks, y_blocks = _both_blocks(x, x_order, y, y_order, smaller=1 if keep else 2)
+    room = _Room(x.vectors)
     for a in x_blocks:
         for b in y_blocks:
-            similarity = _similarity(a, b)
+            similarity = room.similarity(a, b)
             if keep:
                 over_y, over_x, *first = maxima_and_first(similarity)
                 place = _store(kept, place, first)
             else:
                 over_y, over_x = maxima(similarity)
-            i2t[a.rows, b.rows] = (over_y * a.weights[:, :, None]).sum(0)
-            t2i[a.rows, b.rows] = (over_x * b.weights).sum(1)
+            i2t[a.rows, b.rows] = _means(over_y, a, 0)
+            t2i[a.rows, b.rows] = _means(over_x, b, 1)
     return _reordered(i2t, x_order, y_order), _reordered(t2i, x_order, y_order), kept
 
 
@@ -125,7 +144,7 @@ def _as_integers(x: Tensor) -> bool:
 def _top(bits: Tensor, dim: int) -> Tensor:
     """The maximum of 16-bit floats by their bits: of negative numbers that is the least integer."""
     top = bits.amax(dim)
-    if (top < 0).any():
+    if top.numel() and int(top.amin()) < 0:
         least = bits.amin(dim)
         top ^= (top ^ least) & (top >> 15)
     return top
@@ -134,6 +153,15 @@ def _top(bits: Tensor, dim: int) -> Tensor:
 def _ordered(bits: Tensor) -> Tensor:
     """Bits of 16-bit floats <-> integers in the same order: a negative number's are turned over."""
     return (bits >> 15).bitwise_and_(0x7FFF).bitwise_xor_(bits)
+
+
+def _means(over: Tensor, block: Block, dim: int) -> Tensor:
+    """Of a block's K maxima, at ``dim`` of ``over``; the block's own weights where rows differ."""
+    wide = block.weights.dtype
+    if block.even:
+        return over.sum(dim, dtype=wide).div_(len(block.places))
+    weights = block.weights if dim else block.weights[:, :, None]
+    return (over * weights).sum(dim)
 
 
 def _weights(a: Block, b: Block, grad_i2t: Tensor, grad_t2i: Tensor, first: Maxima) -> Tensor:
@@ -163,16 +191,18 @@ def _blocks(side: Side, order: Tensor, at_once: int) -> Iterator[Block]:
         real = k < counts[rows]
         places = starts[rows] + k * real
         vectors = side.vectors.index_select(0, places.flatten())
-        yield Block(rows, vectors, places, real / counts[rows].to(wide))
+        even = sizes[row] == sizes[rows.stop - 1]
+        yield Block(rows, vectors, places, real / counts[rows].to(wide), even)
         row = rows.stop
 
 
 def _both_blocks(
-    x: Side, x_order: Tensor, y: Side, y_order: Tensor
+    x: Side, x_order: Tensor, y: Side, y_order: Tensor, smaller: int = 1
 ) -> tuple[Iterator[Block], list[Block]]:
     numbers, y_rows = AT_ONCE["cpu" if x.vectors.is_cpu else "gpu"]
     y_vectors = y_rows * max([1, *y.counts.tolist()])
-    return _blocks(x, x_order, numbers // y_vectors), list(_blocks(y, y_order, y_vectors))
+    at_once = numbers // smaller // y_vectors
+    return _blocks(x, x_order, at_once), list(_blocks(y, y_order, y_vectors))
 
 
 def _order(counts: Tensor) -> Tensor:
