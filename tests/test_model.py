@@ -107,12 +107,10 @@ def test_unknown_options_list_the_valid_ones():
 
 
 def test_a_start_with_other_towers_is_refused(tmp_path):
-    """Frozen towers are not in the weights, so trained ones would be lost without a word."""
+    """Frozen towers are not in the weights: only a build that gives the same ones can go on."""
     frozen = ModelSpec({"spec": "scenes-clip"}, freeze="towers")
     saved(SPEC, tmp_path / "trained")
     saved(frozen, tmp_path / "frozen", seed=1)
-    with pytest.raises(ConfigError, match="trained with trained towers"):
-        frozen.build().start_from(tmp_path / "trained")
     with pytest.raises(ConfigError, match="trained with frozen towers"):
         SPEC.build().start_from(tmp_path / "frozen")
     with pytest.raises(ConfigError, match="of other weights"):
@@ -120,6 +118,22 @@ def test_a_start_with_other_towers_is_refused(tmp_path):
     assert frozen.build(1).start_from(tmp_path / "frozen") == []
     with pytest.raises(ConfigError, match="has no model.safetensors"):
         SPEC.build().start_from(tmp_path / "nowhere")
+
+
+def test_trained_towers_that_are_then_frozen_are_saved(tmp_path):
+    """A fresh build does not give them, so a frozen model that started from them keeps them."""
+    frozen = ModelSpec({"spec": "scenes-clip"}, freeze="backbone")
+    base = saved(SPEC, tmp_path / "base", seed=3)
+    model = frozen.build()
+    assert model.start_from(tmp_path / "base") == []
+    write_config(tmp_path / "over", frozen, {}, resume=False)
+    model.save(tmp_path / "over" / WEIGHTS)
+    again = load_model(tmp_path / "over")
+    assert again.backbone.fingerprint() == base.backbone.fingerprint()
+    assert again.backbone.fingerprint() != frozen.build().backbone.fingerprint()
+    another = frozen.build(5)
+    assert another.start_from(tmp_path / "over") == []
+    assert another.backbone.fingerprint() == base.backbone.fingerprint()
 
 
 def test_a_seed_makes_the_frozen_towers_again(tmp_path):

@@ -112,6 +112,7 @@ class Model(nn.Module):
         self.component_spec = components
         self.cache: Path | None = None
         self.backbone, self.method, self.freeze = backbone, method, freeze
+        self.fresh_towers = True  # a build gives them: they need not be saved when frozen
         self.dense: Dense | None = dense if "patches" in method.needs else None
         self._patches: Dense = dense
         if freeze != "none":
@@ -280,8 +281,8 @@ class Model(nn.Module):
     # ---- saving -------------------------------------------------------------------------------
 
     def trained_state(self) -> dict[str, Tensor]:
-        """Every tensor that a fresh build does not already give: all but the frozen towers."""
-        skip = set() if self.freeze == "none" else self._tower_keys()
+        """Every tensor that a fresh build does not already give: all but its frozen towers."""
+        skip = set() if self.freeze == "none" or not self.fresh_towers else self._tower_keys()
         return {k: v for k, v in self.state_dict().items() if k not in skip}
 
     def _tower_keys(self) -> set[str]:
@@ -291,7 +292,8 @@ class Model(nn.Module):
         return {k for k in tensors if any(k.startswith(f"{name}.") for name in names)}
 
     def _fingerprint(self) -> str:
-        return "" if self.freeze == "none" else self.backbone.fingerprint()
+        kept = self.freeze == "none" or not self.fresh_towers
+        return "" if kept else self.backbone.fingerprint()
 
     def save(self, path: Path) -> None:
         """Write the trained weights as safetensors, atomically."""
@@ -310,6 +312,7 @@ class Model(nn.Module):
                 f"{path} was trained on towers with fingerprint {frozen}, but "
                 f"{self.backbone.name} here has {self.backbone.fingerprint()}"
             )
+        self.fresh_towers = bool(frozen)
         expected = self.trained_state().keys()
         if state.keys() != expected:
             odd = sorted(state.keys() ^ expected)
@@ -324,12 +327,13 @@ class Model(nn.Module):
         with safe_open(directory / WEIGHTS, framework="pt") as file:
             frozen = (file.metadata() or {}).get("frozen_towers", "")
             given = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if bool(frozen) != (self.freeze != "none") or frozen not in ("", self._fingerprint()):
+        if frozen and (self.freeze == "none" or frozen != self._fingerprint()):
             raise ConfigError(
-                f"{directory} was trained with {'frozen' if frozen else 'trained'} towers"
-                f"{' of other weights' if frozen and self.freeze != 'none' else ''}; "
+                f"{directory} was trained with frozen towers"
+                f"{' of other weights' if self.freeze != 'none' else ''}; "
                 f"a run with freeze={self.freeze} cannot start from it"
             )
+        self.fresh_towers = bool(frozen)
         own = self.trained_state()
         fits = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
         fresh = sorted(own.keys() - fits.keys())

@@ -158,3 +158,8 @@ def test_spacy_is_loaded_on_first_use_and_asked_for_by_its_extra(
     captions = TextParser().parse(["a dog"])
     with pytest.raises(MissingExtraError, match=r"pip install 'intarsia\[text\]'"):
         next(captions)
+
+
+def test_parses_of_another_model_have_another_name():
+    assert TextParser("one").fingerprint() != TextParser("two").fingerprint()
+    assert TextParser().fingerprint() == TextParser().fingerprint()

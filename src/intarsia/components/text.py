@@ -19,9 +19,11 @@ rest:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from intarsia.components.text_entities import Word, is_entity, phrase, read
@@ -131,6 +133,19 @@ class TextParser:
         pairs = ((caption[:MAX_CHARACTERS], caption) for caption in captions)
         for doc, caption in self._pipeline.pipe(pairs, as_tuples=True, batch_size=batch_size):
             yield _components(doc, caption)
+
+    def fingerprint(self) -> str:
+        """A hash of all that a parse depends on: this grammar's own source and the model.
+
+        The default model and its copy on PyPI are one.
+        """
+        digest = hashlib.sha256(self.model.encode())
+        for module in sorted(Path(__file__).parent.glob("text*.py")):
+            digest.update(module.read_bytes())
+        meta = Path(self.model) / "meta.json"
+        if meta.is_file():
+            digest.update(meta.read_bytes())
+        return digest.hexdigest()[:16]
 
     @cached_property
     def _pipeline(self) -> Language:

@@ -93,8 +93,8 @@ class ComponentStore:
             self.detector = load_detector(spec.detector, **spec.options)
             file = f"boxes-{self.detector.fingerprint()}.jsonl"
             self.boxes = JsonLines(folder and folder / file)
-        self.parses = JsonLines(folder and folder / f"parses-{spec.parser}.jsonl")
         self.parser = TextParser(spec.parser)
+        self.parses = JsonLines(folder and folder / f"parses-{self.parser.fingerprint()}.jsonl")
         self.squash = replace(backbone.transform, mode="squash", resize=backbone.transform.size)
 
     def close(self) -> None:
