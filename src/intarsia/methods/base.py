@@ -99,6 +99,15 @@ def normalised(x: Tensor) -> Tensor:
     return F.normalize(x.float(), dim=-1)
 
 
+def normalised_for_matching(x: Tensor) -> Tensor:
+    """:func:`normalised`, then in autocast's precision where that is on: the products of many
+    vectors with many are then several times faster, and their sums stay float32."""
+    kind, vectors = x.device.type, normalised(x)
+    if not torch.is_autocast_enabled(kind):
+        return vectors
+    return vectors.to(torch.get_autocast_dtype(kind))
+
+
 def same_picture(image: Embeddings, text: Embeddings) -> tuple[Tensor, Tensor] | None:
     """The picture ids of both sides; None where every row is a picture of its own."""
     if image.ids is None or text.ids is None:

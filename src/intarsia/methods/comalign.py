@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from intarsia.errors import ConfigError, unknown
-from intarsia.methods.base import Method, Temperature, normalised, same_picture
+from intarsia.methods.base import (
+    Method,
+    Temperature,
+    normalised,
+    normalised_for_matching,
+    same_picture,
+)
 from intarsia.ops.attention import attend
 from intarsia.ops.contrastive import info_nce, matched_info_nce
 from intarsia.types import Components, Dims, Embeddings, Features, Normalise, Term
@@ -173,11 +179,13 @@ class ComAlign(Method):
             rows = [torch.zeros(1), 1 + torch.arange(sizes[1])]
             rows.append(1 + self.num_entities + torch.arange(sizes[2]) % max(1, length))
             sequence = encoder(sequence, mask, torch.cat(rows).to(base.device))
-        vectors = normalised(sequence) * mask[..., None]
-        found = dict(zip(GROUPS, vectors.split(sizes, 1), strict=True))
-        groups = {"base": base} | {name: found[name] for name in self.used}
-        if "global" in groups:
-            groups["global"] = groups["global"][:, 0]
+        found = dict(zip(GROUPS, sequence.split(sizes, 1), strict=True))
+        groups = {"base": base}
+        for name in self.used:
+            if name == "global":
+                groups[name] = normalised(found[name][:, 0])
+            else:
+                groups[name] = normalised_for_matching(found[name]) * masks[name][..., None]
         fine = () if self.count_padding else ("entity", "relation")
         return Embeddings(groups, {name: masks[name] for name in fine if name in groups})
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from intarsia.methods.base import Method, Temperature, normalised, same_picture
+from intarsia.methods.base import (
+    Method,
+    Temperature,
+    normalised,
+    normalised_for_matching,
+    same_picture,
+)
 from intarsia.ops.contrastive import info_nce, matched_info_nce
 from intarsia.types import Dims, Embeddings, Features, Term
 
@@ -59,12 +65,16 @@ class Filip(Method):
         return (Term("global", "dot", i2t=whole, t2i=whole), local) if whole else (local,)
 
     def encode_image(self, x: Features) -> Embeddings:
-        whole, patches = normalised(x.require("image_global")), x.require("image_patches")
-        local, _ = _nearest(_local(patches), None, whole, self.top_patches)
+        whole = normalised(x.require("image_global"))
+        patches = normalised_for_matching(x.require("image_patches"))
+        local, _ = _nearest(patches, None, whole, self.top_patches)
         return Embeddings({"global": whole, "local": local})
 
     def encode_text(self, x: Features) -> Embeddings:
-        whole, tokens = normalised(x.require("text_global")), _local(x.require("text_tokens"))
+        whole, tokens = (
+            normalised(x.require("text_global")),
+            normalised_for_matching(x.require("text_tokens")),
+        )
         local, mask = _nearest(tokens, x.require("text_mask"), whole, self.top_tokens)
         assert mask is not None
         return Embeddings({"global": whole, "local": local * mask[..., None]}, {"local": mask})
@@ -91,11 +101,6 @@ class Filip(Method):
         tokens = normalised(text.require("text_tokens")) * mask[..., None]
         mean = tokens.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         return torch.einsum("bmd,bd->bm", patches, mean)
-
-
-def _local(x: Tensor) -> Tensor:
-    """Normalised, in the precision of the layers before: bfloat16 products in mixed precision."""
-    return normalised(x).to(x.dtype)
 
 
 def _nearest(
