@@ -1,5 +1,6 @@
 """Components found, cut out, embedded and kept: against PIL and against the backbone itself."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -340,3 +341,12 @@ def test_a_changed_backbone_has_a_store_of_its_own(backbone, records, tmp_path):
     with torch.no_grad():
         next(backbone.towers()[0].parameters()).add_(1)
     assert len(ComponentStore(backbone, ComponentSpec(), tmp_path).images) == 0
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here")
+def test_a_compiled_tower_gives_the_same_vectors(backbone, photo):
+    plain = ComponentStore(backbone, ComponentSpec(), None)
+    fast = ComponentStore(backbone, ComponentSpec(), None, compiled=True)
+    assert plain.add_pictures([photo]) == fast.add_pictures([photo])
+    assert len(plain.images) == len(fast.images) == 7
+    np.testing.assert_allclose(plain.images.table(), fast.images.table(), atol=2e-3, rtol=2e-3)

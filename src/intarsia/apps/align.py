@@ -25,7 +25,7 @@ from intarsia.features.components import ImageParts, TextParts
 from intarsia.methods.base import normalised
 from intarsia.model import Model
 from intarsia.runtime import atomic
-from intarsia.types import Components, Record, Region
+from intarsia.types import Components, ImageSource, Record, Region
 
 GROUPS = {"entity": "regions and phrases", "relation": "pairs of regions and triplets"}
 
@@ -42,12 +42,14 @@ class Alignment:
 
 
 @torch.inference_mode()
-def align(model: Model, image: Path, caption: str, regions: tuple[Region, ...] = ()) -> Alignment:
+def align(
+    model: Model, image: ImageSource, caption: str, regions: tuple[Region, ...] = ()
+) -> Alignment:
     """Compare every component of a picture with every component of a caption.
 
     Args:
         model: a ComAlign model.
-        image: the picture's file.
+        image: the picture.
         caption: any English text.
         regions: the picture's, for a model without a detector.
 
@@ -59,7 +61,8 @@ def align(model: Model, image: Path, caption: str, regions: tuple[Region, ...] =
         raise ConfigError(f"{type(model.method).__name__} matches no components; ComAlign does")
     model.eval()
     store, roles = model.components, "roles" in model.method.needs
-    record = Record(str(image), image, (caption,), regions)
+    name = str(image) if isinstance(image, Path) else "picture"
+    record = Record(name, image, (caption,), regions)
     found = store.add_pictures([record], Problems(0.0))[0]
     assert found is not None
     said = store.add_texts([caption])[0]

@@ -16,24 +16,36 @@ from intarsia.cli.common import (
     report_problems,
     screen,
 )
+from intarsia.cli.suite import evaluate_suite
 from intarsia.errors import ConfigError, unknown
 
 
 def evaluate(arguments: list[str]) -> None:
     from intarsia.evaluation.compositional import COMPOSITIONAL
+    from intarsia.evaluation.grounding import evaluate_grounding
     from intarsia.evaluation.harness import PROTOCOLS
+    from intarsia.evaluation.region_retrieval import evaluate_region_retrieval
     from intarsia.evaluation.swaps import evaluate_swaps
 
-    on_records = PROTOCOLS | {"swaps": evaluate_swaps}
-    names = [*on_records, *COMPOSITIONAL]
+    on_records = PROTOCOLS | {
+        "swaps": evaluate_swaps,
+        "grounding": evaluate_grounding,
+        "region-retrieval": evaluate_region_retrieval,
+    }
+    on_classes = {"zero-shot": _zero_shot, "probe": _probe}
+    names = ["suite", *on_records, *on_classes, *COMPOSITIONAL]
     if not arguments or arguments[0] not in names:
         if arguments and arguments[0] not in ("-h", "--help"):
             raise ConfigError(unknown("protocol", arguments[0], names))
         screen.print(f"intarsia evaluate PROTOCOL ..., where PROTOCOL is one of {', '.join(names)}")
         return
     protocol, *rest = arguments
-    if protocol in COMPOSITIONAL:
+    if protocol == "suite":
+        evaluate_suite(rest)
+    elif protocol in COMPOSITIONAL:
         _benchmark(protocol, rest)
+    elif protocol in on_classes:
+        on_classes[protocol](rest)
     else:
         _protocol(protocol, on_records[protocol], rest)
 
@@ -44,16 +56,22 @@ def _protocol(protocol: str, run: Any, arguments: list[str]) -> None:
     add_data_arguments(parser, "test")
     if protocol == "boxes":
         _add_box_arguments(parser)
+    if protocol == "grounding":
+        _add_grounding_arguments(parser)
     options = parser.parse_args(arguments)
     data, name = data_of(options), protocol
     settings: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     if protocol == "boxes":
         data, settings = _box_data(options, data)
         name = f"boxes-{options.protocol}-{options.features}"
+        given = {key: settings[key] for key in settings.keys() - {"categories"}}
+    if protocol == "grounding":
+        settings, given = _grounding_settings(options)
     problems = data.problems()
     model, config = _opened(options)
     evaluation = run(model, data.read(problems), problems, **settings)
-    config |= {"evaluation": {k: v for k, v in settings.items() if k != "categories"}}
+    config |= {"evaluation": given}
     _keep(options, problems, evaluation, config, name, options.data, options.split)
 
 
@@ -87,6 +105,73 @@ def _benchmark(name: str, arguments: list[str]) -> None:
         language = NgramModel([caption for record in records for caption in record.captions])
         for metric, value in benchmark.blind(cases, language).metrics.items():
             screen.print(f"blind {metric}: {value.value:.1f} (n = {value.n})")
+
+
+def _zero_shot(arguments: list[str]) -> None:
+    from intarsia.data.image_folder import class_names, image_folder
+    from intarsia.data.problems import Problems
+    from intarsia.evaluation.zero_shot import Score, class_sentences, evaluate_zero_shot
+
+    parser = _evaluation_parser("zero-shot", evaluate_zero_shot.__doc__ or "")
+    _add_folder_arguments(parser)
+    parser.add_argument(
+        "--sentences",
+        type=Path | None,
+        default=None,
+        help="text file of templates, one a line, with {} for the class; or json of sentences by "
+        "class (default: the prompts of box classification)",
+    )
+    parser.add_argument(
+        "--score",
+        type=Score,
+        default="global",
+        help="global vectors as in an ordinary CLIP, or the method's own similarity",
+    )
+    options = parser.parse_args(arguments)
+    problems = Problems(options.max_bad_fraction)
+    sentences = class_sentences(class_names(options.root, options.split), options.sentences)
+    records = list(image_folder(options.root, options.split, problems))
+    model, config = _opened(options)
+    evaluation = evaluate_zero_shot(
+        model, records, problems, sentences=sentences, score=options.score
+    )
+    config |= {"evaluation": {"sentences": options.sentences, "score": options.score}}
+    _keep(options, problems, evaluation, config, "zero-shot", options.root.name, options.split)
+
+
+def _probe(arguments: list[str]) -> None:
+    from intarsia.data.image_folder import class_names, image_folder
+    from intarsia.data.problems import Problems
+    from intarsia.evaluation.probe import evaluate_probe
+
+    parser = _evaluation_parser("probe", evaluate_probe.__doc__ or "")
+    _add_folder_arguments(parser)
+    parser.add_argument("--train-split", default="train", help="folder in --root to fit on")
+    options = parser.parse_args(arguments)
+    if options.train_split == options.split:
+        raise ConfigError(f"--train-split and --split are both {options.split!r}")
+    problems = Problems(options.max_bad_fraction)
+    train, test = (
+        list(image_folder(options.root, split, problems))
+        for split in (options.train_split, options.split)
+    )
+    model, config = _opened(options)
+    names = class_names(options.root, options.train_split)
+    evaluation = evaluate_probe(model, train, test, problems, names=names)
+    settings = {"train_split": options.train_split, "penalty": evaluation.penalty}
+    config |= {"evaluation": settings}
+    _keep(options, problems, evaluation, config, "probe", options.root.name, options.split)
+
+
+def _add_folder_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--root",
+        type=Path,
+        required=True,
+        help="folder with SPLIT/CLASS/PICTURE and perhaps classes.json or classes.txt, the names",
+    )
+    parser.add_argument("--split", default="val", help="folder in --root")
+    parser.add_argument("--max-bad-fraction", type=float, default=0.01)
 
 
 def _evaluation_parser(protocol: str, description: str) -> ArgumentParser:
@@ -179,6 +264,50 @@ def _box_data(options: Namespace, data: Any) -> tuple[Any, dict[str, Any]]:
         root, split = data.root or data_root() / "coco", data.split.partition("[")[0]
         settings["categories"] = coco_categories(root, split)
     return data, settings
+
+
+def _add_grounding_arguments(parser: ArgumentParser) -> None:
+    from intarsia.evaluation.grounding import Source, Targets
+
+    parser.add_argument(
+        "--source",
+        type=Source,
+        default="maps",
+        help="of boxes: the method's map of the phrase, proposals ranked by their region vectors, "
+        "or proposals ranked by both",
+    )
+    parser.add_argument(
+        "--targets",
+        type=Targets,
+        default="any",
+        help="of a phrase with several boxes any is right, or the one that holds them all",
+    )
+    parser.add_argument(
+        "--num-proposals", type=int, default=100, help="at most so many a picture, best first"
+    )
+    parser.add_argument(
+        "--components.detector",
+        type=str | None,
+        default=None,
+        help="of proposals, as of load_detector; the default takes the regions of the records",
+    )
+    parser.add_argument(
+        "--components.options", type=dict[str, Any], default={}, help="of the detector"
+    )
+
+
+def _grounding_settings(options: Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of the protocol, and the same as plain data."""
+    from intarsia.components.detectors import load_detector
+
+    names = ("source", "targets", "num_proposals")
+    settings = {name: options[name] for name in names}
+    spec = options.components
+    if spec.detector is not None and options.source == "maps":
+        raise ConfigError("--components.detector finds proposals: add --source proposals or both")
+    detector = None if spec.detector is None else load_detector(spec.detector, **spec.options)
+    plain = settings | {"detector": spec.detector, "options": spec.options}
+    return settings | {"detector": detector}, plain
 
 
 def compare(arguments: list[str]) -> None:

@@ -96,8 +96,9 @@ class ComponentStore:
         self.compiled = compiled
         self.image_states = backbone.image_states
         if compiled:
-            options = {"freezing": True}
-            self.image_states = torch.compile(self.image_states, dynamic=False, options=options)
+            self.image_states = torch.compile(
+                backbone.image_states, dynamic=False, options={"freezing": True}
+            )
         made_by = backbone.fingerprint()
         self.images = VectorStore(folder and folder / made_by / "images", made_by)
         self.texts = VectorStore(folder and folder / made_by / "texts", made_by)

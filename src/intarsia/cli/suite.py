@@ -1,0 +1,82 @@
+"""``evaluate suite``: everything the data at hand allow, for several models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from intarsia.cli.common import add_device_argument, command, open_model, screen
+
+
+def evaluate_suite(arguments: list[str]) -> None:
+    from intarsia.runtime import data_root
+    from intarsia.suite.page import write_page
+    from intarsia.suite.plan import make_plan
+    from intarsia.suite.run import run_suite
+    from intarsia.suite.tables import benchmarks, summary, write_tables
+
+    parser = command("evaluate suite", "Everything the data at hand allow, for several models.")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        help="trained folders, or backbones (hf:NAME...); the first is what the others are "
+        "compared with, the last one's worst failures are shown beside the first's",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="results, tables and page")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=None,
+        help="NAME[:SPLIT][@PATH] of data sets and benchmarks; default: what is in --root",
+    )
+    parser.add_argument("--root", type=Path, default=data_root(), help="folder of all data sets")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    add_device_argument(parser)
+    options = parser.parse_args(arguments)
+
+    def opened(name: str) -> tuple[Any, dict[str, Any]]:
+        model, config = open_model(name)
+        model.cache = options.cache
+        return model.to(options.device), config
+
+    plan = make_plan(options.root, options.data)
+    screen.print(_plan_table(plan))
+    suite = run_suite(options.models, plan, options.out, opened)
+    found = benchmarks(suite)
+    paths = write_tables(suite, found, options.out)
+    page = options.out / "suite.html"
+    write_page(suite, found, page)
+    screen.print(_summary_table(suite, summary(found)))
+    screen.print(f"{', '.join(map(str, paths))}\n{page}", soft_wrap=True, highlight=False)
+    if suite.failed:
+        raise SystemExit(1)
+
+
+def _plan_table(plan: Any) -> Table:
+    view = Table("protocol", "data", "", title="what will be done")
+    for task in plan.tasks:
+        view.add_row(task.protocol, f"{task.data} {task.split}", "yes")
+    for skip in plan.skipped:
+        view.add_row(skip.protocol, skip.data, f"no: {skip.reason}", style="dim")
+    return view
+
+
+def _summary_table(suite: Any, columns: Any) -> Table:
+    title = "± half a 95% interval; * differs from the first (paired, Holm, p <= 0.05)"
+    view = Table("", "data", title=title)
+    for model in suite.models:
+        view.add_column(model, justify="right")
+    for column in columns:
+        cells = (_cell(column.cells.get(model)) for model in suite.models)
+        view.add_row(str(column), f"{column.benchmark.data} {column.benchmark.split}", *cells)
+    return view
+
+
+def _cell(cell: Any) -> str:
+    if cell is None:
+        return "-"
+    low, high = cell.ci95
+    return f"{cell.value:.1f}{'*' if cell.is_different else ''} ± {(high - low) / 2:.1f}"

@@ -1,0 +1,240 @@
+"""Phrase grounding: where in its picture is what a phrase names? (METHODS.md section 5)
+
+A picture is scaled to the backbone's square input, whatever its aspect ratio, so that no box is cut
+away. ``maps`` finds boxes in the method's own map of the phrase (slots, or patches against the
+phrase), upsampled to the input's pixels; ``proposals`` ranks given boxes by how well the method's
+region vectors match the phrase; ``both`` ranks them by the sum of that and of the map's contrast
+(:mod:`intarsia.evaluation.heat`), each standardised over the picture's proposals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.ops import box_iou
+
+from intarsia.components.detectors import Detector
+from intarsia.components.regions import image_components
+from intarsia.data.problems import Problems
+from intarsia.errors import DataError
+from intarsia.evaluation.boxes import square_input
+from intarsia.evaluation.harness import Evaluation
+from intarsia.evaluation.heat import boxes_from_map, contrast, upsampled
+from intarsia.evaluation.mentions import mentions, readable, regions_inside
+from intarsia.evaluation.metrics import Array, Outcomes, require_no_nan, summarise
+from intarsia.evaluation.pointing import pointing_chance, pointing_hits, pointing_outcomes
+from intarsia.model import Model
+from intarsia.types import Box, Record, Region
+
+Source = Literal["maps", "proposals", "both"]
+Targets = Literal["any", "merged"]
+RECALL_AT = (1, 5, 10)
+LEAST_IOU = 0.5
+NOWHERE = np.iinfo(np.int64).max
+Goals = Mapping[str, Sequence[Box]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grounded:
+    """Of every phrase: whether the point hits, the place of the first right box (``NOWHERE`` if
+    there is none), the share of boxes that are right, a random point's chance to hit, and in which
+    picture it is; (P,) each."""
+
+    hits: Array
+    places: Array
+    shares: Array
+    chance: Array
+    pictures: Array
+
+
+def evaluate_grounding(
+    model: Model,
+    records: Sequence[Record],
+    problems: Problems,
+    *,
+    source: Source = "maps",
+    targets: Targets = "any",
+    detector: Detector | None = None,
+    num_proposals: int = 100,
+) -> Evaluation:
+    """Phrases found in their pictures: pointing game and Recall@1/5/10 at IoU 0.5.
+
+    Every distinct phrase of a picture counts once; a record without phrases has the names of its
+    regions' categories instead. A text that means several sets of regions is left out and counted.
+
+    Args:
+        model: what gives maps and vectors.
+        records: pictures with regions that phrases or labels speak of.
+        problems: collects unreadable pictures and boxes outside their picture.
+        source: what boxes are found from. The point is the centre of the map's greatest patch, as
+            in the protocol ``pointing`` (upsampled, a border patch would peak at the very border),
+            or the centre of the best proposal.
+        targets: of a phrase with several boxes any is right, or the one that holds them all
+            (``merged``).
+        detector: finds the proposals; None takes the record's own regions, right ones among them.
+        num_proposals: a picture, best first.
+
+    Raises:
+        DataError: no phrase has a box, too many pictures are bad, or a score is NaN.
+    """
+    model.eval()
+    parts = []
+    with square_input(model, None):
+        kept = [record for record in records if record.regions]
+        for picture, (record, image) in enumerate(readable(kept, problems)):
+            regions = regions_inside(record, image.size, problems)
+            goals = _goals(record, regions, targets, problems)
+            if not goals:
+                continue
+            if source == "maps":
+                hit = _from_maps(model, image, goals)
+            else:
+                own = list(regions.values())
+                boxes = _proposals(image, own, list(goals), detector, num_proposals)
+                hit = _from_proposals(model, image, goals, boxes, with_maps=source == "both")
+            chance = pointing_chance(list(goals.values()), model.backbone.dims.grid, image.size)
+            parts.append((*hit, chance, np.full(len(goals), picture)))
+    problems.check()
+    if not parts:
+        raise DataError(f"none of {len(records)} records has a phrase or a label with a box")
+    found = Grounded(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    outcomes = grounding_outcomes(found, source)
+    return Evaluation(summarise(outcomes), outcomes, _variant(source, targets, detector))
+
+
+def grounding_outcomes(found: Grounded, source: Source) -> dict[str, Outcomes]:
+    """``pointing`` with its chance, ``r1``, ``r5``, ``r10``; of proposals also ``r1_chance``, what
+    a random order scores, and ``bound``, whether any of them is right, which no order can exceed.
+    A picture's phrases are drawn as one."""
+    outcomes = pointing_outcomes(found.hits, found.chance, found.pictures)
+    for k in RECALL_AT:
+        outcomes[f"r{k}"] = Outcomes.of_hits(found.places < k, found.pictures)
+    if source != "maps":
+        outcomes["r1_chance"] = Outcomes(100 * found.shares, found.pictures)
+        outcomes["bound"] = Outcomes.of_hits(found.shares > 0, found.pictures)
+    return outcomes
+
+
+def judged(ranked: Array, goals: Sequence[Box]) -> tuple[int, float]:
+    """The place of the first right box of ``ranked`` (K,4), and the share of them that are right.
+
+    Right is a box that overlaps any of ``goals`` by IoU >= 0.5.
+
+    >>> judged(np.array([[0, 0, 4, 4], [5, 0, 9, 4]]), [(5.0, 0.0, 9.0, 8.0)])
+    (1, 0.5)
+    """
+    overlaps = box_iou(torch.from_numpy(ranked).double(), torch.tensor(goals, dtype=torch.double))
+    right = (overlaps >= LEAST_IOU).any(1)
+    places = right.nonzero()
+    return int(places[0]) if len(places) else NOWHERE, float(right.double().mean())
+
+
+def _goals(
+    record: Record, regions: Mapping[int, Region], targets: Targets, problems: Problems
+) -> Goals:
+    """The boxes that are right for each text; what is left out is counted."""
+    if nowhere := sum(not phrase.regions for phrase in record.phrases):
+        problems.skip("phrase without a box", nowhere)
+    found: dict[str, list[Box]] = {}
+    for text, meanings in mentions(record).items():
+        boxes = [regions[index].box for index in next(iter(meanings)) if index in regions]
+        if len(meanings) > 1:
+            problems.skip("phrase that means several sets of boxes")
+        elif not boxes:
+            problems.skip("phrase whose boxes miss the picture")
+        else:
+            found[text] = [_hull(boxes)] if targets == "merged" else boxes
+    return found
+
+
+def _hull(boxes: Sequence[Box]) -> Box:
+    """The smallest box that holds all."""
+    x0, y0, x1, y1 = zip(*boxes, strict=True)
+    return min(x0), min(y0), max(x1), max(y1)
+
+
+def _from_maps(model: Model, image: Image.Image, goals: Goals) -> tuple[Array, Array, Array]:
+    """Whether each phrase's point hits, the place of its first right box and their share."""
+    maps = model.patch_maps(image, list(goals))
+    hits = pointing_hits(maps, list(goals.values()), image.size)
+    side = model.backbone.transform.size
+    to_pixels = np.array([*image.size, *image.size]) / side
+    verdicts = [
+        judged(boxes_from_map(heat) * to_pixels, boxes)
+        for heat, boxes in zip(upsampled(maps, side).numpy(), goals.values(), strict=True)
+    ]
+    places, shares = zip(*verdicts, strict=True)
+    return hits, np.array(places), np.array(shares)
+
+
+def _from_proposals(
+    model: Model, image: Image.Image, goals: Goals, boxes: Array, *, with_maps: bool
+) -> tuple[Array, Array, Array]:
+    """The same as :func:`_from_maps`."""
+    scores = _region_scores(model, image, list(goals), boxes)
+    if with_maps:
+        side = model.backbone.transform.size
+        maps = upsampled(model.patch_maps(image, list(goals)), side).numpy()
+        cells = boxes * side / np.array([*image.size, *image.size])
+        hot = np.stack([contrast(heat, cells) for heat in maps])
+        scores = _standardised(scores) + _standardised(hot)
+    require_no_nan(scores, "the scores of the proposals")
+    order = np.argsort(-scores, axis=1, kind="stable")
+    verdicts = [
+        (_centre_inside(ranked[0], right), *judged(ranked, right))
+        for ranked, right in zip(boxes[order], goals.values(), strict=True)
+    ]
+    hits, places, shares = zip(*verdicts, strict=True)
+    return np.array(hits), np.array(places), np.array(shares)
+
+
+def _proposals(
+    image: Image.Image,
+    regions: Sequence[Region],
+    phrases: Sequence[str],
+    detector: Detector | None,
+    most: int,
+) -> Array:
+    """(K,4) different boxes inside the picture, best first; the whole picture if there are none."""
+    found = regions if detector is None else detector([image], [phrases])[0]
+    kept = image_components(found, image.size, num_entities=most, num_relations=0)
+    return np.array([region.box for region in kept.entities], dtype=np.float64)
+
+
+@torch.inference_mode()
+def _region_scores(model: Model, image: Image.Image, phrases: Sequence[str], boxes: Array) -> Array:
+    """How well each box matches each phrase, (P,K)."""
+    unit = boxes / np.array([*image.size, *image.size])
+    features = model.image_features([image], patches=True)
+    places = torch.from_numpy(unit).float().to(model.device)[None]
+    regions = model.method.region_vectors(features, places)[0]
+    texts = model.method.phrase_vectors(model.text_features(phrases))
+    return np.asarray((texts.float() @ regions.float().mT).numpy(force=True))
+
+
+def _standardised(scores: Array) -> Array:
+    """Each row with mean 0 and deviation 1; zero where all are equal."""
+    centred = scores - scores.mean(1, keepdims=True)
+    deviation = centred.std(1, keepdims=True)
+    even = np.zeros_like(centred)
+    return np.asarray(np.divide(centred, deviation, out=even, where=deviation > 0))
+
+
+def _centre_inside(box: Array, goals: Sequence[Box]) -> bool:
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in goals)
+
+
+def _variant(source: Source, targets: Targets, detector: Detector | None) -> str:
+    """What makes the figures of two runs incomparable."""
+    parts: list[str] = [source]
+    if source != "maps":
+        parts.append("regions" if detector is None else "detector")
+    if targets != "any":
+        parts.append(targets)
+    return "-".join(parts)

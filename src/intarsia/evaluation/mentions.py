@@ -1,0 +1,68 @@
+"""Which regions the pictures of a data set have, and which texts speak of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from PIL import Image
+
+from intarsia.components.box_files import picture_of
+from intarsia.data.boxes import cut
+from intarsia.data.problems import Problems
+from intarsia.errors import DataError
+from intarsia.evaluation.prompts import spoken
+from intarsia.runtime import progress
+from intarsia.types import Record, Region
+
+
+def readable(records: Sequence[Record], problems: Problems) -> Iterator[tuple[Record, Image.Image]]:
+    """The records whose pictures can be decoded, with these; the others go to ``problems``.
+
+    Raises:
+        DataError: too many cannot.
+    """
+    problems.expect(len(records))
+    for record in progress(records, "pictures"):
+        try:
+            yield record, picture_of(record)
+        except DataError as error:
+            problems.add(record.id, "image", str(error))
+            problems.check()
+
+
+def regions_inside(record: Record, size: tuple[int, int], problems: Problems) -> dict[int, Region]:
+    """The regions of a picture of ``size`` (width, height) by their index, cut at its border.
+
+    Those of which less than a pixel is left go to ``problems``.
+    """
+    found = {}
+    for index, region in enumerate(record.regions):
+        box = cut(region.box, size, record.id, f"regions[{index}]", problems)
+        if box is not None:
+            found[index] = replace(region, box=box)
+    return found
+
+
+def mentions(record: Record) -> dict[str, set[tuple[int, ...]]]:
+    """What each distinct text means: sets of regions, as indices; more than one if ambiguous.
+
+    The texts are the record's phrases that have regions. A record without phrases (COCO) has the
+    names of its regions' categories instead, each of which means all regions of its category.
+
+    >>> regions = (Region((0, 0, 9, 9), "wall-brick"), Region((2, 2, 5, 5), "wall-brick"))
+    >>> mentions(Record("1", b"", (), regions))
+    {'brick wall': {(0, 1)}}
+    """
+    found: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+    if record.phrases:
+        for phrase in record.phrases:
+            if phrase.regions:
+                found[record.phrase_text(phrase)].add(phrase.regions)
+        return dict(found)
+    categories: dict[str, list[int]] = defaultdict(list)
+    for index, region in enumerate(record.regions):
+        if region.label:
+            categories[spoken(region.label)].append(index)
+    return {name: {tuple(indices)} for name, indices in categories.items()}

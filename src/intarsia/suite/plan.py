@@ -1,0 +1,344 @@
+"""What the data at hand allow: a task for every protocol and data set, a reason for the others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from intarsia.components.text import TextParser
+from intarsia.data.coco import PANOPTIC, coco_categories
+from intarsia.data.image_folder import class_names, image_folder
+from intarsia.data.problems import Problems
+from intarsia.data.readers import OWN_FILES, READERS, read
+from intarsia.errors import ConfigError, DataError, IntarsiaError, unknown
+from intarsia.evaluation.boxes import ProtocolName
+from intarsia.evaluation.compositional import COMPOSITIONAL
+from intarsia.evaluation.grounding import evaluate_grounding
+from intarsia.evaluation.harness import (
+    PROTOCOLS,
+    Evaluation,
+    evaluate_boxes,
+    evaluate_negatives,
+    phrase_boxes,
+)
+from intarsia.evaluation.mentions import mentions
+from intarsia.evaluation.probe import evaluate_probe
+from intarsia.evaluation.region_retrieval import evaluate_region_retrieval
+from intarsia.evaluation.swaps import swaps
+from intarsia.evaluation.zero_shot import class_sentences, evaluate_zero_shot
+from intarsia.features.store import content_key
+from intarsia.model import Model
+from intarsia.suite.questions import (
+    Inspection,
+    inspect_boxes,
+    inspect_cases,
+    inspect_classes,
+    inspect_grounding,
+    inspect_negatives,
+    inspect_pointing,
+    inspect_retrieval,
+)
+from intarsia.types import Record
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "flickr8k": ("test", "dev"),
+    "flickr30k": ("test",),
+    "flickr30k_entities": ("test",),
+    "coco": ("val2017", "train2017"),
+    "refcoco": ("testA", "unc/testA"),
+    "refcoco+": ("testA", "unc/testA"),
+    "refcocog": ("test", "umd/test"),
+    "imagenet": ("val",),
+}
+"""Data sets that are looked for, and their splits: the first one that is there is taken."""
+PICTURES = {
+    "aro": ("visual_genome/images", "visual_genome"),
+    "sugarcrepe": ("coco/val2017", "coco/images/val2017"),
+    "fg-ovd": ("coco", "coco/images"),
+}
+"""Where the pictures of a benchmark may lie, besides its own folder ``images``."""
+
+FOLDERS = ("imagenet", "image-folder")
+"""Names of data sets of pictures sorted into folders, one a class."""
+
+Items = Sequence[Any]  # records, or the cases of a benchmark
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One protocol on one data set.
+
+    ``evaluate`` is given what ``prepare`` makes of the records or cases ``given``; ``inspection``
+    finds single failures in it, where the answers can be shown.
+    """
+
+    protocol: str
+    data: str
+    split: str
+    given: Items
+    evaluate: Callable[[Model, Any, Problems], Evaluation]
+    inspection: Inspection | None = None
+    prepare: Callable[[Any], Items] = list
+
+    def __str__(self) -> str:
+        return f"{self.protocol} on {self.data} {self.split}"
+
+    @cached_property
+    def items(self) -> Items:
+        return self.prepare(self.given)
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of all that is asked: equal keys, equal questions."""
+        digest = hashlib.sha256(f"{self}\n".encode())
+        for item in _flat(self.given):
+            if isinstance(item, Record):
+                digest.update(content_key([item]).encode())
+                item = replace(item, image=b"")
+            digest.update(f"{item}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def _flat(items: Items) -> Iterator[Any]:
+    for item in items:
+        yield from _flat(item) if isinstance(item, list) else [item]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """What is not done, and why."""
+
+    protocol: str
+    data: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    tasks: list[Task]
+    skipped: list[Skip]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as asked for: ``NAME``, ``NAME:SPLIT``, ``NAME@PATH`` or ``NAME:SPLIT@PATH``."""
+
+    name: str
+    splits: tuple[str, ...]
+    path: Path
+
+    @classmethod
+    def parse(cls, text: str, root: Path) -> Source:
+        """
+        >>> Source.parse("flickr8k:dev[:200]", Path("data"))
+        Source(name='flickr8k', splits=('dev[:200]',), path=PosixPath('data/flickr8k'))
+        """
+        front, _, path = text.partition("@")
+        name, _, split = front.partition(":")
+        valid = [*READERS, *COMPOSITIONAL, *FOLDERS]
+        if name not in valid:
+            raise ConfigError(unknown("data set", name, valid))
+        if name in (*OWN_FILES, "image-folder") and not path:
+            raise ConfigError(f"the data set {name!r} needs its path: write {name}@PATH")
+        splits = (split,) if split else SPLITS.get(name, ("val" if name in FOLDERS else "test",))
+        return cls(name, splits, Path(path) if path else root / name)
+
+
+@dataclass(frozen=True)
+class OnRecords:
+    """A protocol on records: which of them it can use, and what is missing if it can use none."""
+
+    uses: Callable[[Record], bool]
+    lacks: str
+    evaluate: Callable[[Model, Any, Problems], Evaluation]
+    inspection: Inspection | None = None
+    prepare: Callable[[list[Record]], list[Record]] = list
+
+
+def _swapped(records: list[Record]) -> list[Record]:
+    return swaps(records, TextParser())
+
+
+ON_RECORDS = {
+    "retrieval": OnRecords(
+        lambda record: bool(record.captions), "captions", PROTOCOLS["retrieval"], inspect_retrieval
+    ),
+    "negatives": OnRecords(
+        lambda record: bool(record.negatives),
+        "negatives",
+        PROTOCOLS["negatives"],
+        inspect_negatives,
+    ),
+    "swaps": OnRecords(
+        lambda record: bool(record.captions),
+        "captions",
+        evaluate_negatives,
+        inspect_negatives,
+        _swapped,
+    ),
+    "pointing": OnRecords(
+        lambda record: bool(phrase_boxes(record)),
+        "phrases with boxes",
+        PROTOCOLS["pointing"],
+        inspect_pointing,
+    ),
+    "grounding": OnRecords(
+        lambda record: bool(mentions(record)),
+        "phrases or labels with boxes",
+        evaluate_grounding,
+        inspect_grounding,
+    ),
+    "region-retrieval": OnRecords(
+        lambda record: bool(mentions(record)),
+        "phrases or labels with boxes",
+        evaluate_region_retrieval,
+    ),
+    "boxes-instances-roi": OnRecords(
+        lambda record: any(region.label for region in record.regions),
+        "labelled boxes",
+        PROTOCOLS["boxes"],
+        inspect_boxes("instances", None),
+    ),
+}
+
+
+def make_plan(root: Path, data: Sequence[str] | None = None) -> Plan:
+    """What can be evaluated on ``data`` (see :class:`Source`); None = what lies in ``root``.
+
+    Raises:
+        ConfigError: a data set of ``data`` is unknown or lacks its path.
+    """
+    names = [*SPLITS, *COMPOSITIONAL] if data is None else data
+    tasks: list[Task] = []
+    skipped: list[Skip] = []
+    for source in [Source.parse(name, root) for name in names]:
+        if source.name in COMPOSITIONAL:
+            found = _benchmark(source, root)
+        elif source.name in FOLDERS:
+            found = _on_classes(source)
+        else:
+            found = _on_records(source)
+        for item in found:
+            if isinstance(item, Task):
+                tasks.append(item)
+            else:
+                skipped.append(item)
+    return Plan(tasks, skipped)
+
+
+def _benchmark(source: Source, root: Path) -> Iterator[Task | Skip]:
+    """A compositional benchmark with files of its own."""
+    places = [source.path / "images", *(root / name for name in PICTURES.get(source.name, ()))]
+    images = next((place for place in places if place.is_dir()), None)
+    benchmark = COMPOSITIONAL[source.name]
+    if not source.path.is_dir():
+        yield Skip(source.name, source.name, f"there is no folder {source.path}")
+    elif images is None:
+        reason = f"no folder of pictures: looked for {', '.join(map(str, places))}"
+        yield Skip(source.name, source.name, reason)
+    else:
+        try:
+            cases = benchmark.read(source.path, images, Problems())
+        except IntarsiaError as error:
+            yield Skip(source.name, source.name, str(error))
+            return
+        yield Task(source.name, source.name, "test", cases, benchmark.evaluate, inspect_cases)
+
+
+def _on_classes(source: Source) -> Iterator[Task | Skip]:
+    """Classes of whole pictures: with their names, and learned from the folder ``train``."""
+    split = source.splits[0]
+    try:
+        records = list(image_folder(source.path, split, Problems()))
+        names = class_names(source.path, split)
+    except IntarsiaError as error:
+        yield Skip("zero-shot, probe", source.name, str(error))
+        return
+    evaluate = partial(evaluate_zero_shot, sentences=class_sentences(names))
+    inspection = inspect_classes(names)
+    data = source.path.name
+    yield Task("zero-shot", data, split, records, evaluate, inspection)
+    try:
+        train = list(image_folder(source.path, "train", Problems()))
+        known = class_names(source.path, "train")
+    except IntarsiaError as error:
+        yield Skip("probe", f"{data} {split}", str(error))
+        return
+
+    def probe(model: Model, both: Sequence[list[Record]], problems: Problems) -> Evaluation:
+        fitted, asked = both
+        return evaluate_probe(model, fitted, asked, problems, names=known)
+
+    yield Task("probe", data, split, [train, records], probe)
+
+
+def _on_records(source: Source) -> Iterator[Task | Skip]:
+    """Every protocol that can use what the records of a data set hold."""
+    try:
+        split, records = _first_there(source)
+    except IntarsiaError as error:
+        yield Skip("all", source.name, str(error))
+        return
+    for name, protocol in ON_RECORDS.items():
+        if not any(map(protocol.uses, records)):
+            reason = f"none of {len(records)} records has {protocol.lacks}"
+            yield Skip(name, f"{source.name} {split}", reason)
+        elif source.name == "coco" and name == "boxes-instances-roi":
+            yield _coco_boxes("instances", source, split, records)
+        else:
+            yield Task(
+                name,
+                source.name,
+                split,
+                records,
+                protocol.evaluate,
+                protocol.inspection,
+                protocol.prepare,
+            )
+    if source.name == "coco":
+        yield from _panoptic(source, split)
+
+
+def _first_there(source: Source) -> tuple[str, list[Record]]:
+    """The first split that can be read, and its records.
+
+    Raises:
+        IntarsiaError: of the first split, if none can be.
+    """
+    if source.name != "scenes" and not source.path.exists():
+        raise DataError(f"there is no folder {source.path}")
+    errors = []
+    for split in source.splits:
+        try:
+            return split, list(read(source.name, source.path, split))
+        except IntarsiaError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _panoptic(source: Source, split: str) -> Iterator[Task | Skip]:
+    protocols: tuple[ProtocolName, ...] = ("clipself", "fineclip")
+    try:
+        records = list(read("coco", source.path, PANOPTIC + split))
+    except IntarsiaError as error:
+        yield Skip("boxes-clipself-roi, boxes-fineclip-roi", f"coco {split}", str(error))
+        return
+    for protocol in protocols:
+        yield _coco_boxes(protocol, source, split, records)
+
+
+def _coco_boxes(protocol: ProtocolName, source: Source, split: str, records: list[Record]) -> Task:
+    prefix = "" if protocol == "instances" else PANOPTIC
+    categories = coco_categories(source.path, prefix + split.partition("[")[0])
+    return Task(
+        f"boxes-{protocol}-roi",
+        source.name,
+        split,
+        records,
+        partial(evaluate_boxes, protocol=protocol, categories=categories),
+        inspect_boxes(protocol, categories),
+    )

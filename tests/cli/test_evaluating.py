@@ -1,0 +1,125 @@
+"""Grounding, region retrieval, zero-shot classification and the probe as a user types them."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from intarsia.cli import main
+from intarsia.evaluation.probe import PENALTIES
+from intarsia.evaluation.result import KEYS
+
+
+def run(line, file):
+    main(f"evaluate {line} --model scenes-clip --device cpu --json {file}".split())
+    result = json.loads(file.read_text())
+    assert tuple(result) == KEYS
+    for name, outcomes in result["per_query"].items():
+        assert len(outcomes["values"]) == result["metrics"][name]["n"]
+    return result
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split, number in (("train", 4), ("val", 2)):
+        for shade, name in ((20, "circle"), (120, "square"), (220, "star")):
+            (tmp_path / "shades" / split / name).mkdir(parents=True)
+            for i in range(number):
+                image = Image.new("RGB", (40, 30), (shade, shade + i, 255 - shade))
+                image.save(tmp_path / "shades" / split / name / f"{i}.png")
+    return tmp_path / "shades"
+
+
+@pytest.fixture
+def proposals(tmp_path):
+    """COCO results, known by the names of files, for pictures of `scenes` saved as COCO."""
+    from intarsia.data.scenes import SceneSet
+
+    root = tmp_path / "coco"
+    (root / "annotations").mkdir(parents=True)
+    (root / "val2017").mkdir()
+    images, boxes = [], []
+    for i in range(3):
+        record = SceneSet("test", 3)[i]
+        Image.fromarray(record.image).save(root / "val2017" / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": 112, "height": 112})
+        for region in record.regions:
+            x0, y0, x1, y1 = region.box
+            box = [x0, y0, x1 - x0, y1 - y0]
+            boxes.append({"id": len(boxes), "image_id": i, "category_id": 1, "bbox": box})
+    content = {"images": images, "categories": [{"id": 1, "name": "star"}], "annotations": boxes}
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("options", "protocol"),
+    [
+        ("", "grounding (maps)"),
+        ("--source proposals", "grounding (proposals-regions)"),
+        ("--source both --targets merged", "grounding (both-regions-merged)"),
+    ],
+)
+def test_grounding_on_scenes(options, protocol, tmp_path, capsys):
+    result = run(f"grounding --data scenes --split test[:4] {options}", tmp_path / "r.json")
+    assert result["protocol"] == protocol
+    assert {"pointing", "pointing_chance", "r1", "r5", "r10"} <= set(result["metrics"])
+    assert result["config"]["evaluation"]["num_proposals"] == 100
+    assert "pointing_chance" in capsys.readouterr().out
+
+
+def test_grounding_of_categories_with_a_detector(proposals, tmp_path):
+    instances = proposals / "annotations" / "instances_val2017.json"
+    result = run(
+        f"grounding --data coco --root {proposals} --split val2017 --source proposals "
+        f"--components.detector file:{instances} --components.options.threshold 0.5",
+        tmp_path / "r.json",
+    )
+    assert result["protocol"] == "grounding (proposals-detector)" and result["n"] == 3
+    assert result["metrics"]["bound"]["value"] == 100
+    settings = result["config"]["evaluation"]
+    assert settings["detector"] == f"file:{instances}" and settings["options"] == {"threshold": 0.5}
+
+
+def test_region_retrieval_on_scenes(tmp_path):
+    result = run("region-retrieval --data scenes --split test[:6]", tmp_path / "r.json")
+    assert result["protocol"] == "region-retrieval"
+    assert {"r1", "r5", "r10", "r1_chance", "median_rank"} == set(result["metrics"])
+
+
+def test_zero_shot_and_probe_on_a_folder(folder, tmp_path, capsys):
+    templates = tmp_path / "templates.txt"
+    templates.write_text("a {} .\n")
+    result = run(
+        f"zero-shot --root {folder} --sentences {templates} --score method", tmp_path / "z.json"
+    )
+    assert (result["protocol"], result["data"], result["n"]) == ("zero-shot (method)", "shades", 6)
+    assert result["config"]["evaluation"] == {"sentences": str(templates), "score": "method"}
+    assert result["split"] == "val"
+    result = run(f"probe --root {folder}", tmp_path / "p.json")
+    assert result["metrics"]["top1"]["value"] == 100
+    assert result["config"]["evaluation"]["penalty"] in PENALTIES
+    main(f"compare --a {tmp_path / 'p.json'} --b {tmp_path / 'p.json'}".split())
+    assert "macro_top1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("probe --root {folder} --split train", "--train-split and --split are both 'train'"),
+        ("zero-shot --root {folder} --split test", "unknown split of an image folder 'test'"),
+        ("zero-shot --root {folder} --sentences no.txt", "no.txt: cannot be read"),
+        (
+            "grounding --data scenes --components.detector onnx:x",
+            "--components.detector finds proposals: add --source proposals",
+        ),
+        ("grounding --data scenes --source both --components.detector x", "unknown detector 'x'"),
+        ("region-retrival --data scenes", "unknown protocol 'region-retrival'"),
+    ],
+)
+def test_mistakes_are_one_clear_line(arguments, message, folder, capsys):
+    line = arguments.format(folder=folder)
+    with pytest.raises(SystemExit) as stop:
+        main(f"evaluate {line} --model scenes-clip --device cpu".split())
+    assert stop.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())

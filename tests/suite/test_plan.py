@@ -1,0 +1,109 @@
+import json
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from intarsia.errors import ConfigError
+from intarsia.suite.plan import Plan, Source, Task, make_plan
+
+
+def protocols(plan: Plan) -> dict[str, str]:
+    return {task.protocol: f"{task.data} {task.split}" for task in plan.tasks}
+
+
+@pytest.fixture
+def coco(tmp_path, records):
+    """Two pictures with boxes, no captions."""
+    folder = tmp_path / "coco"
+    (folder / "val2017").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    images, annotations = [], []
+    names = sorted({region.label for record in records[:2] for region in record.regions})
+    for key, record in enumerate(records[:2]):
+        name = f"{key}.png"
+        Image.fromarray(record.image).save(folder / "val2017" / name)
+        images.append({"id": key, "file_name": name, "width": 112, "height": 112})
+        for region in record.regions:
+            x0, y0, x1, y1 = region.box
+            annotations.append(
+                {"id": len(annotations), "image_id": key, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+                | {"category_id": names.index(region.label), "iscrowd": 0}
+            )
+    data = {"images": images, "annotations": annotations}
+    data["categories"] = [{"id": i, "name": name} for i, name in enumerate(names)]
+    (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(data))
+    return tmp_path
+
+
+def test_scenes_allow_every_protocol_on_records(tmp_path):
+    plan = make_plan(tmp_path, ["scenes:test[:4]"])
+    assert protocols(plan) == dict.fromkeys(
+        (
+            *("retrieval", "negatives", "swaps", "pointing", "grounding"),
+            *("region-retrieval", "boxes-instances-roi"),
+        ),
+        "scenes test[:4]",
+    )
+    assert not plan.skipped
+
+
+def test_an_empty_root_says_what_is_missing(tmp_path):
+    plan = make_plan(tmp_path)
+    assert not plan.tasks
+    reasons = {skip.data: skip.reason for skip in plan.skipped}
+    assert str(tmp_path / "flickr8k") in reasons["flickr8k"]
+    assert str(tmp_path / "aro") in reasons["aro"]
+
+
+def test_what_the_records_lack_is_skipped_with_its_reason(coco):
+    plan = make_plan(coco)
+    assert set(protocols(plan)) == {"grounding", "region-retrieval", "boxes-instances-roi"}
+    reasons = {skip.protocol: skip.reason for skip in plan.skipped if "coco" in skip.data}
+    assert reasons["retrieval"] == "none of 2 records has captions"
+    assert "panoptic_val2017" in reasons["boxes-clipself-roi, boxes-fineclip-roi"]
+
+
+def test_a_benchmark_without_pictures_is_skipped(tmp_path):
+    (tmp_path / "sugarcrepe").mkdir()
+    (skip,) = make_plan(tmp_path, ["sugarcrepe"]).skipped
+    assert str(tmp_path / "coco/val2017") in skip.reason
+    (tmp_path / "coco/val2017").mkdir(parents=True)
+    (skip,) = make_plan(tmp_path, ["sugarcrepe"]).skipped
+    assert "add_att.json" in skip.reason
+
+
+def test_folders_of_classes_are_named_and_probed(tmp_path, records):
+    for split in ("val", "train"):
+        for i, record in enumerate(records[:4]):
+            folder = tmp_path / split / f"class {i % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(record.image).save(folder / f"{i}.png")
+    plan = make_plan(tmp_path, [f"image-folder@{tmp_path}", f"image-folder:test@{tmp_path}"])
+    assert [task.protocol for task in plan.tasks] == ["zero-shot", "probe"]
+    assert "unknown split" in plan.skipped[0].reason
+
+
+def test_the_key_is_of_everything_that_is_asked(records):
+    def key(*items, protocol="retrieval"):
+        return Task(protocol, "scenes", "test", list(items), lambda *_: None).key
+
+    first = records[0]
+    assert key(first) == key(replace(first))
+    for other in (
+        key(first, protocol="negatives"),
+        key(first, records[1]),
+        key(replace(first, captions=("another",))),
+        key(replace(first, regions=())),
+        key(replace(first, image=records[1].image)),
+    ):
+        assert other != key(first)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("scans", "unknown data set 'scans'"), ("table", "write table@PATH")],
+)
+def test_what_is_no_data_set(text, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        Source.parse(text, tmp_path)
