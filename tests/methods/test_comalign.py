@@ -396,15 +396,3 @@ def test_the_weights_are_saved_with_the_model():
     entity = other.terms[2]
     assert (entity.i2t, entity.reverse, entity.t2i) == (0.5, 0.25, 2.0)
     assert (other.terms[1].i2t, other.terms[1].reverse) == (0.5, 0.0)
-
-
-def test_the_whole_picture_as_one_more_entity():
-    x = features([(2, 1), (0, 1), (3, 2)], [(2, 1), (1, 0), (3, 2)])
-    plain, whole = made(), made(whole_entity=True)
-    (before, text), (after, _) = encoded(plain, x), encoded(whole, x)
-    assert torch.equal(after["entity"][:, :-1], before["entity"])
-    assert torch.equal(after["entity"][:, -1], after["global"])
-    assert after.masks["entity"][:, -1].all()
-    assert text["entity"].shape == before["entity"].shape  # the text side stays as it is
-    without = made(whole_entity=True, drop_features=["global"])
-    assert not encoded(without, x)[0].masks["entity"][:, -1].any()

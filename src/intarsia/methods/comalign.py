@@ -44,8 +44,6 @@ class ComAlign(Method):
     Ours, not the paper's: ``residual`` starts the transformer's output at the base's own vectors.
     ``directed`` gives a relation its roles: the picture's pair of regions in both orders as
     [first region, second region, both, geometry], the text's as [subject, action, object].
-    ``whole_entity`` lets the whole picture be one more of its entities, for the phrases that no
-    region shows.
 
     Args:
         dims: sizes of the backbone.
@@ -62,7 +60,6 @@ class ComAlign(Method):
             authors' code.
         residual: add the transformer's output to its input.
         directed: relations keep their roles.
-        whole_entity: the picture's global vector is matched with phrases, too.
         num_entities: the place of the first relation in the sequence is behind so many entities.
         alpha1: weight of the image-to-text scores in the image-to-text similarity.
         alpha2: weight of the text-to-image scores in it.
@@ -88,7 +85,6 @@ class ComAlign(Method):
         count_padding: bool = False,
         residual: bool = False,
         directed: bool = False,
-        whole_entity: bool = False,
         num_entities: int = 10,
         alpha1: float = 1.0,
         alpha2: float = 1.0,
@@ -118,7 +114,6 @@ class ComAlign(Method):
             raise ConfigError("ComAlign has nothing to match: every term is dropped")
         self.needs = frozenset({"components", "roles"} if directed else {"components"})
         self.count_padding, self.num_entities = count_padding, num_entities
-        self.whole_entity = whole_entity
         self.register_buffer("mixture", torch.tensor([alpha1, alpha2, beta1]))
         shape = (dims.embed, width, layers, heads, architecture, dropout, residual)
         self.image_encoder = _Encoder(*shape)
@@ -149,11 +144,7 @@ class ComAlign(Method):
             ]
             relations, mask = self.image_roles(torch.cat(both, 1)), mask.repeat(1, 2)
         whole = x.require("image_global")
-        sequence, masks = self._encode(self.image_encoder, whole, parts, relations, mask)
-        if self.whole_entity:
-            for groups in (sequence, masks):
-                groups["entity"] = torch.cat([groups["entity"], groups["global"]], 1)
-        return self._embeddings(normalised(whole), sequence, masks)
+        return self._encode(self.image_encoder, whole, parts, relations, mask)
 
     def encode_text(self, x: Features) -> Embeddings:
         parts = _needed(x.text_parts)
@@ -162,8 +153,7 @@ class ComAlign(Method):
             assert parts.parts is not None
             relations = self.text_roles(normalised(parts.parts).flatten(2))
         whole = x.require("text_global")
-        encoded = self._encode(self.text_encoder, whole, parts, relations, parts.relation_mask)
-        return self._embeddings(normalised(whole), *encoded)
+        return self._encode(self.text_encoder, whole, parts, relations, parts.relation_mask)
 
     def _encode(
         self,
@@ -172,8 +162,7 @@ class ComAlign(Method):
         parts: Components,
         relations: Tensor,
         relation_mask: Tensor,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The vectors of each group, (B,K,D), and which of them are real."""
+    ) -> Embeddings:
         base, entities = normalised(whole), normalised(parts.entities)
         sizes = [1, entities.shape[1], relations.shape[1]]
         masks = {
@@ -190,11 +179,7 @@ class ComAlign(Method):
             rows = [torch.zeros(1), 1 + torch.arange(sizes[1])]
             rows.append(1 + self.num_entities + torch.arange(sizes[2]) % max(1, length))
             sequence = encoder(sequence, mask, torch.cat(rows).to(base.device))
-        return dict(zip(GROUPS, sequence.split(sizes, 1), strict=True)), masks
-
-    def _embeddings(
-        self, base: Tensor, found: dict[str, Tensor], masks: dict[str, Tensor]
-    ) -> Embeddings:
+        found = dict(zip(GROUPS, sequence.split(sizes, 1), strict=True))
         groups = {"base": base}
         for name in self.used:
             if name == "global":
