@@ -102,7 +102,7 @@ def write_report(
     """
     series = _series(curve.name for panel in curves.values() for curve in panel)
     page = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             title=title,
@@ -119,7 +119,8 @@ def write_report(
         draft.write_text(page, encoding="utf-8")
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The package's templates: everything escaped, nothing undefined."""
     return Environment(
         loader=PackageLoader("intarsia"),
         autoescape=True,

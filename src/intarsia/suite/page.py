@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from intarsia.evaluation.result import PACKAGE, revision, versions
-from intarsia.report import NUM_SERIES
+from intarsia.report import NUM_SERIES, environment
 from intarsia.runtime import atomic
 from intarsia.suite.failures import Data
 from intarsia.suite.plots import forest, radar
@@ -65,7 +64,7 @@ def write_page(suite: Suite, found: Sequence[Benchmark], path: Path) -> None:
     columns = summary(found)
     failures = {str(task): cases for task, cases in suite.failures.items()}
     page = (
-        _environment()
+        environment()
         .get_template("suite.html.j2")
         .render(
             models=suite.models,
@@ -85,16 +84,6 @@ def write_page(suite: Suite, found: Sequence[Benchmark], path: Path) -> None:
     )
     with atomic(path) as draft:
         draft.write_text(page, encoding="utf-8")
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("intarsia"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _columns(benchmark: Benchmark) -> list[Column]:
