@@ -81,7 +81,7 @@ def align(
                 @ _vectors(right.text_parts, group)[columns].mT
             )
             matrices[group] = {"base": base.cpu(), type(model.method).__name__: both.cpu()}
-    return Alignment(load_image(image), caption, found, said, matrices)
+    return Alignment(load_image(image), " ".join(caption.split()), found, said, matrices)
 
 
 def _vectors(parts: Components, group: str) -> Tensor:

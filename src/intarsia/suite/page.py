@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 from intarsia.evaluation.result import PACKAGE, revision, versions
 from intarsia.report import NUM_SERIES, environment
 from intarsia.runtime import atomic
