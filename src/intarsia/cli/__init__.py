@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from intarsia.cli.common import screen
 from intarsia.cli.components import align, extract
+from intarsia.cli.data import data
 from intarsia.cli.evaluating import compare, evaluate
 from intarsia.cli.training import demo, export, import_, sweep, train, train_parser, tune
 from intarsia.errors import ConfigError, IntarsiaError, unknown
@@ -66,6 +67,7 @@ def _overview() -> None:
 
 VERBS: dict[str, tuple[Verb, str]] = {
     "demo": (demo, "the whole story on generated scenes: table and HTML report"),
+    "data": (data, "what is there of each data set, and where to get the rest"),
     "import": (import_, "any data set -> the native table"),
     "extract": (extract, "components and their features, once, for ComAlign"),
     "train": (train, "train a method on a backbone"),

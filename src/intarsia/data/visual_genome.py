@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from intarsia.data.boxes import cut
-from intarsia.data.files import format_of, read_json
+from intarsia.data.files import entries, format_of, read_json
+from intarsia.data.flickr_entities import flickr30k_entities
 from intarsia.data.problems import Problems, screened
 from intarsia.errors import ConfigError, DataError, unknown
 from intarsia.types import Phrase, Record, Region
@@ -21,6 +23,10 @@ KINDS = {
     "relationships.json": "relationships",
 }
 """Annotation files and the list that each holds of a picture, in the order they are read."""
+SPLIT = re.compile(r"(all|joined)((?:-\w+)*)(\+flickr30k_entities)?")
+JOINED = 10  # descriptions of a picture that make its one caption
+SEPARATOR = ", "
+COCO_FILES = ("captions", "instances", "image_info")  # each lists all pictures of its split
 CHARACTERS = 1 << 20  # read at a time
 BETWEEN = re.compile(r"[\s,]*")
 
@@ -35,23 +41,76 @@ def visual_genome(root: Path, split: str, problems: Problems) -> Iterator[Record
     the other files with the same id. Boxes are cut to the picture. The id is the image id.
 
     The pictures lie in ``VG_100K/`` and ``VG_100K_2/``, in ``root`` or in ``images/``. Half of them
-    are pictures of COCO, also of its validation split: mind what a model trained on these is
-    tested with.
+    are pictures of COCO, also of its validation split, and some are pictures of Flickr30k: what a
+    model is tested with must be left out of its training. Other data sets lie beside ``root``.
 
     Args:
-        split: all; parts of it are taken as ``all[:-5000]``.
+        split: ``all``, or ``joined`` for one caption a picture: its first ``JOINED`` region
+            descriptions, each a phrase. Then what to leave out: ``-coco`` (every picture of COCO),
+            ``-coco_SPLIT`` (those of ``coco/annotations/captions_SPLIT.json``), ``-flickr30k``
+            (those of ``flickr30k/dataset_flickr30k.json``). Then ``+flickr30k_entities`` to add the
+            training pictures of Flickr30k; if ``joined``, with the first caption of each. For
+            example ``joined-coco+flickr30k_entities``; parts are taken as ``all[:-5000]``.
 
     Raises:
         ConfigError: The split is unknown.
         DataError: A file is missing or of another format, or too many records are bad.
     """
-    if split != "all":
-        raise ConfigError(unknown("split of visual_genome", split, ("all",)))
-    paths = {field: root / name for name, field in KINDS.items() if (root / name).is_file()}
+    match = SPLIT.fullmatch(split)
+    if match is None:
+        choices = unknown("split of visual_genome", split, ("all", "joined"))
+        raise ConfigError(f"{choices}, then perhaps -coco, -coco_SPLIT, -flickr30k")
+    form, without, flickr = match.groups()
+    kinds = {"region_descriptions.json": "regions"} if form == "joined" else KINDS
+    overlaps = [_overlap(root, name) for name in without.split("-")[1:]]
+    for record in _described(root, kinds, overlaps, problems):
+        yield _joined_captions(record) if form == "joined" else record
+    if flickr:
+        for record in flickr30k_entities(root.parent / "flickr30k_entities", "train", problems):
+            record = replace(record, id=f"flickr30k/{record.id}")
+            yield _first_caption(record) if form == "joined" else record
+
+
+@dataclass(frozen=True, slots=True)
+class _Overlap:
+    """Pictures that are those of another data set; ``ids`` None = all that have an id there."""
+
+    name: str
+    field: str
+    ids: frozenset[int] | None
+
+    def holds(self, picture: Any) -> bool:
+        key = picture[self.field]
+        return key is not None and (self.ids is None or int(key) in self.ids)
+
+
+def _overlap(root: Path, name: str) -> _Overlap:
+    """The pictures to leave out by the name of their other data set, which lies beside ``root``."""
+    if name == "coco":
+        return _Overlap(name, "coco_id", None)
+    if name == "flickr30k":
+        path = root.parent / "flickr30k" / "dataset_flickr30k.json"
+        field, key = "flickr_id", lambda image: int(Path(image["filename"]).stem)
+    elif name.startswith("coco_"):
+        folder, split = root.parent / "coco" / "annotations", name.removeprefix("coco_")
+        paths = [folder / f"{kind}_{split}.json" for kind in COCO_FILES]
+        path = next(filter(Path.is_file, paths), paths[0])
+        field, key = "coco_id", lambda image: int(image["id"])
+    else:
+        choices = ("coco", "coco_SPLIT", "flickr30k")
+        raise ConfigError(unknown("data set to leave out of visual_genome", name, choices))
+    with format_of(path):
+        return _Overlap(name, field, frozenset(map(key, entries(read_json(path), "images", path))))
+
+
+def _described(
+    root: Path, kinds: dict[str, str], overlaps: list[_Overlap], problems: Problems
+) -> Iterator[Record]:
+    paths = {field: root / name for name, field in kinds.items() if (root / name).is_file()}
     if not paths:
-        raise DataError(f"{root}: no annotations: looked for {', '.join(KINDS)}")
+        raise DataError(f"{root}: no annotations: looked for {', '.join(kinds)}")
     folder = root / "images" if (root / "images").is_dir() else root
-    candidates = _records(root / "image_data.json", paths, folder, problems)
+    candidates = _records(root / "image_data.json", paths, folder, overlaps, problems)
     has_text = bool({"regions", "relationships"} & set(paths))
     for record in screened(candidates, problems, need_captions=False):
         if record.captions or not has_text:
@@ -60,20 +119,44 @@ def visual_genome(root: Path, split: str, problems: Problems) -> Iterator[Record
             problems.skip("picture that nothing is said of")
 
 
+def _joined_captions(record: Record) -> Record:
+    """The first region descriptions as one caption, each of them still a phrase of its region."""
+    phrases, start = [], 0
+    for phrase, text in zip(record.phrases[:JOINED], record.captions, strict=False):
+        phrases.append(Phrase(0, (start, start + len(text)), phrase.regions))
+        start += len(text) + len(SEPARATOR)
+    caption = SEPARATOR.join(record.captions[:JOINED])
+    return replace(record, captions=(caption,), phrases=tuple(phrases))
+
+
+def _first_caption(record: Record) -> Record:
+    phrases = tuple(phrase for phrase in record.phrases if phrase.caption == 0)
+    return replace(record, captions=record.captions[:1], phrases=phrases)
+
+
 def _records(
-    path: Path, paths: dict[str, Path], folder: Path, problems: Problems
+    path: Path,
+    paths: dict[str, Path],
+    folder: Path,
+    overlaps: list[_Overlap],
+    problems: Problems,
 ) -> Iterator[Record]:
     files = {field: _File(place, field) for field, place in paths.items()}
     pictures = read_json(path)
     with format_of(path):
         for picture in pictures:
             key, (parent, name) = picture["image_id"], picture["url"].split("/")[-2:]
+            overlap = next((overlap for overlap in overlaps if overlap.holds(picture)), None)
             draft = _Draft((picture["width"], picture["height"]), problems)
             for field, file in files.items():
                 with format_of(file.path):
-                    for index, entry in enumerate(file.take(key)):
+                    said = file.take(key)
+                    for index, entry in enumerate(said if overlap is None else ()):
                         draft.add(field, entry, f"{file.path}: image {key}: {field}[{index}]")
-            yield draft.record(str(key), folder / parent / name)
+            if overlap is None:
+                yield draft.record(str(key), folder / parent / name)
+            else:
+                problems.skip(f"picture of {overlap.name}")
     for file in files.values():
         for key in file.rest():
             problems.add(f"{file.path}: image {key}", "image_id", f"unknown in {path.name}")
