@@ -19,11 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from intarsia.backbones.base import Backbone
+from intarsia.backbones.base import SIDES, Backbone, Side
 from intarsia.backbones.loading import load_backbone
 from intarsia.data.images import as_shown, load_image
 from intarsia.data.problems import Problems
-from intarsia.errors import ConfigError
+from intarsia.errors import ConfigError, unknown
 from intarsia.features.component_pairs import image_features, text_features
 from intarsia.features.components import ComponentSpec, ComponentStore
 from intarsia.methods import Method
@@ -40,7 +40,14 @@ from intarsia.types import (
     Region,
 )
 
-Freeze = Literal["none", "towers", "backbone"]
+Freeze = Literal["none", "image", "text", "towers", "backbone"]
+FROZEN: dict[Freeze, tuple[Side, ...]] = {
+    "none": (),
+    "image": ("image",),
+    "text": ("text",),
+    "towers": SIDES,
+    "backbone": SIDES,
+}
 T = TypeVar("T")
 AnyImage = str | ImageSource | Image.Image
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
@@ -53,7 +60,8 @@ class ModelSpec:
     Args:
         backbone: keyword arguments of :func:`intarsia.backbones.loading.load_backbone`.
         method: ``{"class_path": ..., "init_args": {...}}``.
-        freeze: ``towers`` trains the projections and the method, ``backbone`` the method only.
+        freeze: ``image`` or ``text`` keeps that tower as it is, ``towers`` both, so that only the
+            projections and the method train, ``backbone`` the projections, too.
         dense: how the patches of a ViT are taken (METHODS.md section 0).
         components: arguments of :class:`intarsia.features.components.ComponentSpec`, for methods
             that match components.
@@ -105,6 +113,8 @@ class Model(nn.Module):
         components: ComponentSpec = ComponentSpec(),  # noqa: B008  frozen
     ) -> None:
         super().__init__()
+        if freeze not in FROZEN:
+            raise ConfigError(unknown("freeze", freeze, FROZEN))
         if "components" in method.needs and freeze != "backbone":
             raise ConfigError(
                 f"{type(method).__name__} works over a frozen backbone: set freeze: backbone"
@@ -115,8 +125,9 @@ class Model(nn.Module):
         self.fresh_towers = True  # a build gives them: they need not be saved when frozen
         self.dense: Dense | None = dense if "patches" in method.needs else None
         self._patches: Dense = dense
-        if freeze != "none":
-            backbone.freeze_towers()
+        self.frozen = FROZEN[freeze]
+        if self.frozen:
+            backbone.freeze_towers(*self.frozen)
         if freeze == "backbone":
             backbone.requires_grad_(False)
 
@@ -137,11 +148,15 @@ class Model(nn.Module):
         if states is None:
             if batch.pixels is None or batch.tokens is None:
                 raise ConfigError("a batch needs pixels and tokens, or cached states")
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.freeze == "none"):
+            with self._gradients_of("image"):
                 states = self.backbone.image_states(batch.pixels, dense=self.dense)
+            with self._gradients_of("text"):
                 states = states.joined(self.backbone.text_states(batch.tokens))
         features = replace(self.backbone.project(states), links=batch.links)
         return replace(features, image_crops=self._crops(batch), text_phrases=self._phrases(batch))
+
+    def _gradients_of(self, side: Side) -> torch.set_grad_enabled:
+        return torch.set_grad_enabled(torch.is_grad_enabled() and side not in self.frozen)
 
     @torch.no_grad()
     def _crops(self, batch: Batch) -> Tensor | None:
@@ -282,23 +297,25 @@ class Model(nn.Module):
 
     def trained_state(self) -> dict[str, Tensor]:
         """Every tensor that a fresh build does not already give: all but its frozen towers."""
-        skip = set() if self.freeze == "none" or not self.fresh_towers else self._tower_keys()
+        skip = self._frozen_keys() if self.fresh_towers else set()
         return {k: v for k, v in self.state_dict().items() if k not in skip}
 
-    def _tower_keys(self) -> set[str]:
-        inside = {id(m) for tower in self.backbone.towers() for m in tower.modules()}
+    def _frozen_keys(self) -> set[str]:
+        towers = self.backbone.towers_of(*self.frozen)
+        inside = {id(m) for tower in towers for m in tower.modules()}
         names = [name for name, module in self.named_modules() if id(module) in inside]
         tensors = self.state_dict().keys()
         return {k for k in tensors if any(k.startswith(f"{name}.") for name in names)}
 
-    def _fingerprint(self) -> str:
-        kept = self.freeze == "none" or not self.fresh_towers
-        return "" if kept else self.backbone.fingerprint()
+    def fingerprint(self) -> str:
+        """A hash of the frozen towers that are not saved; empty where all are."""
+        left_out = self.frozen and self.fresh_towers
+        return self.backbone.fingerprint(*self.frozen) if left_out else ""
 
     def save(self, path: Path) -> None:
         """Write the trained weights as safetensors, atomically."""
         state = {k: v.detach().cpu().contiguous() for k, v in self.trained_state().items()}
-        frozen = self._fingerprint()
+        frozen = self.fingerprint()
         with atomic(path) as draft:
             save_file(state, draft, metadata={"format": "pt", "frozen_towers": frozen})
 
@@ -307,10 +324,10 @@ class Model(nn.Module):
         with safe_open(path, framework="pt") as file:
             frozen = (file.metadata() or {}).get("frozen_towers", "")
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if frozen and frozen != self.backbone.fingerprint():
+        if frozen and frozen != self.fingerprint():
             raise ConfigError(
                 f"{path} was trained on towers with fingerprint {frozen}, but "
-                f"{self.backbone.name} here has {self.backbone.fingerprint()}"
+                f"{self.backbone.name} here has {self.fingerprint() or 'none that are frozen'}"
             )
         self.fresh_towers = bool(frozen)
         expected = self.trained_state().keys()
@@ -327,10 +344,10 @@ class Model(nn.Module):
         with safe_open(directory / WEIGHTS, framework="pt") as file:
             frozen = (file.metadata() or {}).get("frozen_towers", "")
             given = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if frozen and (self.freeze == "none" or frozen != self._fingerprint()):
+        if frozen and frozen != self.fingerprint():
             raise ConfigError(
                 f"{directory} was trained with frozen towers"
-                f"{' of other weights' if self.freeze != 'none' else ''}; "
+                f"{' of other weights, or only one of them' if self.frozen else ''}; "
                 f"a run with freeze={self.freeze} cannot start from it"
             )
         self.fresh_towers = bool(frozen)

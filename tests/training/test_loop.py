@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ from intarsia.features.pairs import LivePairs
 from intarsia.model import ModelSpec, load_model
 from intarsia.training.loop import Trainer
 from intarsia.training.optim import Schedule
-from intarsia.training.run import DataSpec, train
+from intarsia.training.run import DataSpec, train, write_config
 
 CLIP = ModelSpec({"spec": "scenes-clip"})
 REGISTERS = ModelSpec(
@@ -140,6 +141,18 @@ def test_a_finished_run_is_not_overwritten(tmp_path, records):
     assert (tmp_path / "config.yaml").read_text() == before
     with pytest.raises(ConfigError, match="differs from this run's config"):
         train(REGISTERS, DATA, small(steps=2), tmp_path, records=records, resume=True)
+
+
+def test_settings_that_are_new_and_not_set_do_not_stop_a_resumed_run(tmp_path, records):
+    train(CLIP, DATA, small(steps=2), tmp_path, records=records, config={"trainer": {"lr": 1}})
+    for trainer, fits in (
+        ({"lr": 1, "flip": False, "layer_decay": None}, True),
+        ({"lr": 1, "flip": True}, False),
+        ({"flip": False}, False),
+    ):
+        context = nullcontext() if fits else pytest.raises(ConfigError, match="differs from")
+        with context:
+            write_config(tmp_path, CLIP, {"trainer": trainer}, resume=True)
 
 
 def test_a_loss_that_is_not_finite_names_step_records_and_checkpoint(tmp_path, records):

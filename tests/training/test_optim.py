@@ -3,7 +3,9 @@ import torch
 from torch import nn
 
 from intarsia.errors import ConfigError
-from intarsia.training.optim import Schedule, WeightAverage, parameter_groups
+from intarsia.methods import Clip
+from intarsia.model import Model
+from intarsia.training.optim import Schedule, WeightAverage, layer_factors, parameter_groups
 
 
 def test_cosine_rises_then_falls_to_zero():
@@ -48,3 +50,25 @@ def test_weight_average_by_hand_and_swap_undoes_itself():
     assert model.weight.item() == 2.0
     average.swap(model)
     assert model.weight.item() == 5.0
+
+
+def test_deeper_layers_learn_more_slowly(backbone):
+    model = Model(backbone, Clip(backbone.dims))
+    groups = parameter_groups(
+        model, lr=1.0, backbone_lr=0.1, weight_decay=0.5, factors=layer_factors(model, 0.5)
+    )
+    found = {id(p): (g["base_lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert len(found) == sum(p.requires_grad for p in model.parameters())
+    vision, clip = backbone.model.vision_model, backbone.model
+    assert found[id(clip.visual_projection.weight)] == (0.1, 0.5)
+    assert found[id(vision.post_layernorm.bias)] == (0.1, 0.0)
+    layers = [found[id(layer.mlp.fc1.weight)] for layer in vision.encoder.layers]
+    assert layers == [(0.1 * 0.5**depth, 0.5) for depth in (4, 3, 2, 1)]
+    assert found[id(vision.embeddings.patch_embedding.weight)] == (0.1 * 0.5**5, 0.5)
+    assert found[id(model.method.temperature.logit_scale)] == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.5])
+def test_the_layer_decay_is_a_factor(backbone, decay):
+    with pytest.raises(ConfigError, match=f"layer_decay is {decay}"):
+        layer_factors(Model(backbone, Clip(backbone.dims)), decay)

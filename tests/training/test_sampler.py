@@ -33,3 +33,14 @@ def test_seeds_differ():
 def test_a_batch_beyond_the_data_is_an_error():
     with pytest.raises(ConfigError, match="8 on each of 2 ranks is more than 12"):
         PairSampler(12, 8, seed=0, last=1, world=2)
+
+
+def test_half_of_the_pairs_are_mirrored_anew_each_epoch():
+    def indices(**options):
+        return sum(PairSampler(400, 40, seed=0, **options), [])
+
+    plain, flipped = indices(last=20), indices(last=20, flip=True)
+    assert [index % 400 for index in flipped] == plain
+    epochs = [{index - 400 for index in flipped[i : i + 400] if index >= 400} for i in (0, 400)]
+    assert all(150 < len(epoch) < 250 for epoch in epochs) and epochs[0] != epochs[1]
+    assert indices(first=13, last=20, flip=True) == flipped[13 * 40 :]

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from intarsia.types import Box, Dense, Dims, Features, TokenBatch
 
+Side = Literal["image", "text"]
+SIDES: tuple[Side, ...] = ("image", "text")
+
 
 @dataclass(frozen=True, slots=True)
 class ImageTransform:
@@ -82,11 +85,21 @@ class ImageTransform:
 
 
 class Backbone(nn.Module, ABC):
-    """A CLIP-like model seen through the five outputs that every method builds on."""
+    """A CLIP-like model seen through the five outputs that every method builds on.
+
+    ``lora_targets`` are the linear layers, by the last part of their names, that LoRA adapts unless
+    told otherwise: those of the attention, and of the MLP in open_clip's own transformers, whose
+    attention keeps its weights in one tensor that is no layer.
+    """
 
     name: str
     dims: Dims
     transform: ImageTransform
+    lora_targets: frozenset[str] = frozenset(
+        {"q_proj", "k_proj", "v_proj", "out_proj"}  # CLIP and SigLIP of transformers
+        | {"query", "key", "value", "q_lin", "k_lin", "v_lin", "out_lin"}  # other transformers
+        | {"qkv", "c_fc", "c_proj"}  # timm, open_clip
+    )
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> TokenBatch:
@@ -109,6 +122,26 @@ class Backbone(nn.Module, ABC):
     def towers(self) -> list[nn.Module]:
         """The modules whose outputs are ``*_states``: what freezing freezes."""
 
+    def towers_of(self, *sides: Side) -> list[nn.Module]:
+        """Those of :meth:`towers` that see pictures, that read texts, or both: the name tells."""
+        names = {id(module): name for name, module in self.named_modules()}
+        return [
+            t for t in self.towers() if ("text" if "text" in names[id(t)] else "image") in sides
+        ]
+
+    def depths(self) -> dict[str, int]:
+        """How far each parameter lies below the joint space, for learning rates by layer.
+
+        0 is a projection or what follows a tower's last block, 1 that block, and so on; what comes
+        before the first block lies one below it. A block is known by the first number in a
+        parameter's name, a stage where there are stages of blocks.
+        """
+        found = {name: 0 for name, _ in self.named_parameters()}
+        for side in SIDES:
+            inside = {id(p) for tower in self.towers_of(side) for p in tower.parameters()}
+            found |= _depths([name for name, p in self.named_parameters() if id(p) in inside])
+        return found
+
     @property
     def images_at_once(self) -> int:
         """Pictures a forward pass: on CPU few enough for their activations to stay in cache."""
@@ -130,9 +163,10 @@ class Backbone(nn.Module, ABC):
     def encode_text(self, tokens: TokenBatch) -> Features:
         return self.project(self.text_states(tokens))
 
-    def freeze_towers(self) -> None:
-        """Stop gradients into the towers and keep them in evaluation mode from now on."""
-        for tower in self.towers():
+    def freeze_towers(self, *sides: Side) -> None:
+        """Stop gradients into the towers (of ``sides``; none named means both) and keep them in
+        evaluation mode from now on."""
+        for tower in self.towers_of(*sides or SIDES):
             tower.requires_grad_(False)
             tower.eval()
 
@@ -143,10 +177,11 @@ class Backbone(nn.Module, ABC):
                 tower.eval()
         return self
 
-    def fingerprint(self) -> str:
-        """A hash of all that the towers' outputs depend on: weights, settings, pixels, tokens."""
+    def fingerprint(self, *sides: Side) -> str:
+        """A hash of all that the outputs of the towers (of ``sides``; none named means both)
+        depend on: weights, settings, pixels, tokens."""
         digest = hashlib.sha256(f"{self.settings()}{self.transform}{self.dims}".encode())
-        for tower in self.towers():
+        for tower in self.towers_of(*sides or SIDES):
             for key, value in sorted(tower.state_dict().items()):
                 digest.update(f"{key}{tuple(value.shape)}".encode())
                 flat = value.detach().cpu().contiguous().flatten()
@@ -154,3 +189,24 @@ class Backbone(nn.Module, ABC):
         probe = self.tokenize(["A small red circle above 2 blue squares, isn't it?"])
         digest.update(probe.ids.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _depths(names: Sequence[str]) -> dict[str, int]:
+    """Depths inside one tower, whose parameters come in the order of :meth:`named_parameters`.
+
+    >>> _depths(["embed.weight", "layers.0.fc", "layers.1.fc", "norm.weight"])
+    {'embed.weight': 3, 'layers.0.fc': 2, 'layers.1.fc': 1, 'norm.weight': 0}
+    """
+    numbers = [_block(name) for name in names]
+    num_blocks = 1 + max((number for number in numbers if number is not None), default=-1)
+    depth = num_blocks + 1 if num_blocks else 0
+    depths = {}
+    for name, number in zip(names, numbers, strict=True):
+        if number is not None:
+            depth = 0
+        depths[name] = depth if number is None else num_blocks - number
+    return depths
+
+
+def _block(name: str) -> int | None:
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)

@@ -18,7 +18,16 @@ from intarsia.cli.common import screen
 from intarsia.cli.components import align, extract
 from intarsia.cli.data import data
 from intarsia.cli.evaluating import compare, evaluate
-from intarsia.cli.training import demo, export, import_, sweep, train, train_parser, tune
+from intarsia.cli.training import (
+    demo,
+    export,
+    import_,
+    interpolate,
+    sweep,
+    train,
+    train_parser,
+    tune,
+)
 from intarsia.errors import ConfigError, IntarsiaError, unknown
 
 __all__ = ["main", "train_parser"]
@@ -61,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _overview() -> None:
     screen.print("[bold]intarsia[/]: fine-grained image-text alignment\n")
     for name, (_, line) in VERBS.items():
-        screen.print(f"  intarsia [bold]{name:10}[/] {line}", highlight=False)
+        screen.print(f"  intarsia [bold]{name:11}[/] {line}", highlight=False)
     screen.print("\n`intarsia VERB --help` explains the options of a verb.")
 
 
@@ -71,7 +80,8 @@ VERBS: dict[str, tuple[Verb, str]] = {
     "import": (import_, "any data set -> the native table"),
     "extract": (extract, "components and their features, once, for ComAlign"),
     "train": (train, "train a method on a backbone"),
-    "evaluate": (evaluate, "retrieval, negatives, pointing: table and JSON"),
+    "interpolate": (interpolate, "a model between its start and what it became"),
+    "evaluate": (evaluate, "one protocol, or the suite of all: tables and JSON"),
     "tune": (tune, "weights of ComAlign's similarity, on training pictures"),
     "align": (align, "a picture of which region matches which phrase"),
     "sweep": (sweep, "a whole ablation table from one file"),

@@ -1,4 +1,4 @@
-"""Verbs that make models: demo, import, train, tune, sweep, export."""
+"""Verbs that make models: demo, import, train, interpolate, tune, sweep, export."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from intarsia.cli.common import (
     add_device_argument,
     command,
     data_of,
+    open_model,
     plain_options,
     report_problems,
     screen,
@@ -50,6 +51,8 @@ def train_parser() -> ArgumentParser:
     from intarsia.features.components import ComponentSpec
     from intarsia.model import Freeze
     from intarsia.training.loop import Trainer
+    from intarsia.training.lora import LoraSpec
+    from intarsia.training.pseudo import PseudoSpec
     from intarsia.training.run import DataSpec
     from intarsia.types import Dense
 
@@ -64,7 +67,16 @@ def train_parser() -> ArgumentParser:
     _add_model_arguments(parser)
     parser.add_argument("--freeze", type=Freeze, default="none", help="what does not train")
     parser.add_argument("--dense", type=Dense, default="value", help="how a ViT gives its patches")
+    parser.add_argument(
+        "--lora", type=LoraSpec | None, default=None, help="adapters instead of the towers' weights"
+    )
     parser.add_class_arguments(ComponentSpec, "components", as_positional=False)
+    parser.add_argument(
+        "--pseudo",
+        type=PseudoSpec | None,
+        default=None,
+        help="match phrases to boxes, for methods that need links",
+    )
     parser.add_class_arguments(Trainer, "trainer", as_positional=False)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--seed", type=int, default=0)
@@ -116,7 +128,8 @@ def train(arguments: list[str]) -> None:
             metrics = evaluate_retrieval(model, records, problems).metrics
             return {name: metrics[name].value for name in ("i2t_r1", "t2i_r1")}
 
-    kept = {key: plain[key] for key in ("data", "trainer", "init", "seed", "validation")}
+    names = ("data", "trainer", "init", "seed", "validation", "lora", "pseudo")
+    kept = {key: plain[key] for key in names}
     train(
         spec,
         ready.data,
@@ -124,6 +137,8 @@ def train(arguments: list[str]) -> None:
         ready.out,
         seed=ready.seed,
         init=ready.init,
+        lora=ready.lora,
+        pseudo=ready.pseudo,
         resume=ready.resume,
         cache=ready.cache,
         validate=validate,
@@ -131,6 +146,36 @@ def train(arguments: list[str]) -> None:
         config=kept,
     )
     screen.print(f"trained model in {options.out}")
+
+
+def interpolate(arguments: list[str]) -> None:
+    import yaml
+
+    from intarsia.errors import ConfigError
+    from intarsia.model import CONFIG, WEIGHTS, dump_config, load_model
+    from intarsia.runtime import atomic
+    from intarsia.training.interpolate import interpolate
+
+    parser = command(
+        "interpolate",
+        "Write the model whose weights lie between those of a start and of what fine-tuning has "
+        "made of it (WiSE-FT): often better than either on data unlike the training data.",
+    )
+    parser.add_argument("--start", required=True, help="trained folder, or a backbone (hf:NAME...)")
+    parser.add_argument("--model", type=Path, required=True, help="fine-tuned folder")
+    parser.add_argument("--weight", type=float, default=0.5, help="of the model: 0 is the start")
+    parser.add_argument("--out", type=Path, required=True, help="new folder")
+    options = parser.parse_args(arguments)
+    if (options.out / WEIGHTS).exists():
+        raise ConfigError(f"{options.out} already holds a model: choose another --out")
+    model = load_model(options.model)
+    interpolate(open_model(options.start)[0], model, options.weight)
+    given = {key: str(options[key]) for key in ("start", "model", "weight")}
+    config = yaml.safe_load((options.model / CONFIG).read_text())
+    model.save(options.out / WEIGHTS)
+    with atomic(options.out / CONFIG) as draft:
+        draft.write_text(dump_config(config | {"interpolate": given}))
+    screen.print(f"interpolated model in {options.out}")
 
 
 def tune(arguments: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -18,13 +18,56 @@ from intarsia.components.text import TextComponents, TextParser
 from intarsia.data.boxes import cut
 from intarsia.data.problems import EARLY, Problems
 from intarsia.errors import DataError, ShapeError
-from intarsia.types import Phrase, Record, Region
+from intarsia.types import Phrase, Record, Region, Span
 
 Score = Callable[[Image.Image, Sequence[str], Sequence[Region]], NDArray[np.floating]]
 """A picture, P phrases and R regions of it -> how well each fits each, (P,R)."""
 
 RECORDS_AT_ONCE = 32
 FORBIDDEN = 1e6  # what a pair that must not be costs: more than all others together
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """A record with the regions of a detector, and what its captions speak of.
+
+    ``picture`` is None where it cannot be read; then there are no regions.
+    """
+
+    record: Record
+    picture: Image.Image | None
+    texts: tuple[TextComponents, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The phrases of one caption, and which regions of its picture each may be.
+
+    ``allowed`` (P,R) is what labels say, ``shared`` (P,R) the words that a label shares with the
+    adjectives of a phrase.
+    """
+
+    caption: int
+    spans: tuple[Span, ...]
+    texts: tuple[str, ...]
+    allowed: NDArray[np.bool_]
+    shared: NDArray[np.float64]
+
+    def best(self, score: NDArray[np.floating], floor: float) -> list[tuple[int, int]]:
+        """The matching (phrase, region) under a model's ``score`` (P,R), none below ``floor``."""
+        return matching(self.shared + score, self.allowed & (score >= floor))
+
+    def best_by_labels(
+        self, regions: Sequence[Region], size: tuple[int, int], floor: float
+    ) -> list[tuple[int, int]]:
+        """The matching without a model, of regions whose own score is not below ``floor``."""
+        sure = np.array([region.score >= floor for region in regions])
+        clear = _told_apart(self.allowed, self.shared)[:, None]
+        return matching(self.shared + _prominence(regions, size), self.allowed & clear & sure)
+
+    def phrases(self, pairs: Iterable[tuple[int, int]]) -> list[Phrase]:
+        """(phrase, region) pairs as phrases of a record."""
+        return [Phrase(self.caption, self.spans[row], (column,)) for row, column in pairs]
 
 
 def pseudo_regions(
@@ -63,20 +106,51 @@ def pseudo_regions(
         DataError: Too many are bad.
         ShapeError: ``score`` gives a matrix of another shape.
     """
+    for found in proposals(records, detector, parser, problems=problems):
+        phrases = list(_phrases(found, score, floor))
+        yield replace(found.record, phrases=tuple(phrases))
+
+
+def proposals(
+    records: Iterable[Record],
+    detector: Detector,
+    parser: TextParser,
+    *,
+    problems: Problems | None = None,
+) -> Iterator[Proposals]:
+    """What :func:`pseudo_regions` chooses from; its arguments and errors."""
     problems = Problems() if problems is None else problems
     stream, count = iter(records), 0
     while chunk := list(islice(stream, RECORDS_AT_ONCE)):
         count += len(chunk)
         problems.expect(count)
         parsed = parser.parse(caption for record in chunk for caption in record.captions)
-        texts = [list(islice(parsed, len(record.captions))) for record in chunk]
+        texts = [tuple(islice(parsed, len(record.captions))) for record in chunk]
         pictures = [_opened(record, problems) for record in chunk]
         regions = _detected(detector, chunk, pictures, texts, problems)
         for record, picture, found, captions in zip(chunk, pictures, regions, texts, strict=True):
-            phrases = _phrases(picture, found, captions, score, floor) if picture else ()
-            yield replace(record, regions=tuple(found), phrases=tuple(phrases))
+            yield Proposals(replace(record, regions=tuple(found), phrases=()), picture, captions)
         problems.check(at_least=EARLY)
     problems.check()
+
+
+def candidates(found: Proposals, *, is_free: bool) -> Iterator[Candidates]:
+    """A caption each, where there is anything to match.
+
+    Args:
+        found: of one picture.
+        is_free: a noun that is none of COCO-80 may be any region, and a region without a label
+            any noun: what labels leave open is left to a score.
+    """
+    regions = found.record.regions
+    for index, caption in enumerate(found.texts):
+        if not (caption.entities and regions):
+            continue
+        texts = tuple(caption.text[slice(*entity.span)] for entity in caption.entities)
+        nouns = [caption.text[slice(*entity.noun)] for entity in caption.entities]
+        spans = tuple(entity.span for entity in caption.entities)
+        allowed = _allowed(nouns, regions, is_free)
+        yield Candidates(index, spans, texts, allowed, _shared(texts, regions))
 
 
 def _opened(record: Record, problems: Problems) -> Image.Image | None:
@@ -109,30 +183,16 @@ def _detected(
     return found
 
 
-def _phrases(
-    picture: Image.Image,
-    regions: Sequence[Region],
-    captions: Sequence[TextComponents],
-    score: Score | None,
-    floor: float,
-) -> Iterator[Phrase]:
-    for index, caption in enumerate(captions):
-        if not (caption.entities and regions):
-            continue
-        phrases = [caption.text[slice(*entity.span)] for entity in caption.entities]
-        nouns = [caption.text[slice(*entity.noun)] for entity in caption.entities]
-        allowed = _allowed(nouns, regions, is_free=score is not None)
-        shared = _shared(phrases, regions)
+def _phrases(found: Proposals, score: Score | None, floor: float) -> Iterator[Phrase]:
+    picture, regions = found.picture, found.record.regions
+    if picture is None:
+        return
+    for some in candidates(found, is_free=score is not None):
         if score is None:
-            allowed &= _told_apart(allowed, shared)[:, None]
-            allowed &= np.array([region.score >= floor for region in regions])
-            worth = shared + _prominence(regions, picture.size)
+            pairs = some.best_by_labels(regions, picture.size, floor)
         else:
-            found = _scored(score, picture, phrases, regions)
-            allowed &= found >= floor
-            worth = shared + found
-        for row, column in matching(worth, allowed):
-            yield Phrase(index, caption.entities[row].span, (column,))
+            pairs = some.best(_scored(score, picture, some.texts, regions), floor)
+        yield from some.phrases(pairs)
 
 
 def matching(worth: NDArray[np.floating], allowed: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -18,6 +20,7 @@ from intarsia.runtime import progress
 from intarsia.types import Batch, Links, Record, TokenBatch
 
 IN_MEMORY_BYTES = 4 * 2**30
+SIDED = re.compile(r"\b(?:top|bottom|upper|lower)?(?:left|right)", re.IGNORECASE)
 
 
 class Pairs(Protocol):
@@ -63,6 +66,10 @@ class LivePairs(PairIndex, Dataset[Batch]):
     cannot be read is reported; its pairs are left out when pictures are kept, and replaced by the
     next readable pair otherwise. With ``links`` its batches hold the known (region, phrase)
     pairs, with ``phrases`` also the tokens of each phrase alone.
+
+    Numbers from ``len(self)`` on are the same pairs once more, mirrored: picture and boxes. A
+    picture any of whose captions has a word that begins with left or right (or topleft and the
+    like) is never mirrored.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class LivePairs(PairIndex, Dataset[Batch]):
         captions = [caption for record in records for caption in record.captions]
         if not captions:
             raise DataError("the data set has no caption to train on")
+        self.mirrors = torch.tensor([not any(map(SIDED.search, r.captions)) for r in records])
         self.tokens: TokenBatch = backbone.tokenize(captions)
         self.links: Links | None = None
         if links:
@@ -106,16 +114,17 @@ class LivePairs(PairIndex, Dataset[Batch]):
 
     def __getitem__(self, pairs: Sequence[int]) -> Batch:
         index = torch.as_tensor(pairs)
+        mirrored, index = index >= len(self), index % len(self)
+        problems: tuple[tuple[str, str], ...] = ()
         if self.pixels is None:
             index, pixels, problems = self._decode(index)
-            return self._batch(index, pixels, problems)
-        return self._batch(index, self.pixels[self.pictures[self.order[index]]], ())
-
-    def _batch(self, pairs: Tensor, pixels: Tensor, problems: tuple[tuple[str, str], ...]) -> Batch:
-        rows = self.order[pairs]
+        else:
+            pixels = self.pixels[self.pictures[self.order[index]]]
+        rows = self.order[index]
+        pictures = self.pictures[rows]
         links = None if self.links is None else self.links.rows(rows)
-        tokens = self.tokens.rows(rows)
-        return Batch(pairs, self.pictures[rows], pixels, tokens, links=links, problems=problems)
+        batch = Batch(index, pictures, pixels, self.tokens.rows(rows), links=links)
+        return replace(mirror(batch, mirrored & self.mirrors[pictures]), problems=problems)
 
     def _decode(self, pairs: Tensor) -> tuple[Tensor, Tensor, tuple[tuple[str, str], ...]]:
         assert self.records is not None
@@ -136,3 +145,20 @@ class LivePairs(PairIndex, Dataset[Batch]):
             else:
                 raise DataError(f"none of {len(self)} pairs has a readable picture")
         return torch.tensor(found), torch.stack(pixels), tuple(problems)
+
+
+def mirror(batch: Batch, rows: Tensor) -> Batch:
+    """The batch with the pictures of some ``rows`` (B,) bool mirrored, and their boxes with them.
+
+    Returns:
+        A new batch; the pixels are changed in place.
+    """
+    assert batch.pixels is not None
+    batch.pixels[rows] = batch.pixels[rows].flip(-1)
+    if batch.links is None:
+        return batch
+    x0, y0, x1, y1 = batch.links.boxes.unbind(-1)
+    mirrored = torch.stack([1 - x1, y0, 1 - x0, y1], -1)
+    chosen = (rows[:, None] & batch.links.mask)[..., None]
+    boxes = torch.where(chosen, mirrored, batch.links.boxes)
+    return replace(batch, links=replace(batch.links, boxes=boxes))

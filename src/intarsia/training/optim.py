@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from intarsia.errors import ConfigError
+from intarsia.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +51,21 @@ class Schedule:
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, backbone_lr: float | None, weight_decay: float
+    model: nn.Module,
+    *,
+    lr: float,
+    backbone_lr: float | None,
+    weight_decay: float,
+    factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, object]]:
     """AdamW groups: the backbone's rate apart, no decay on vectors, biases and temperatures.
+
+    Args:
+        model: what trains.
+        lr: the rate.
+        backbone_lr: another for the backbone.
+        weight_decay: on matrices.
+        factors: of the rates of some parameters, by name; see :func:`layer_factors`.
 
     Raises:
         ConfigError: nothing is left to train.
@@ -61,6 +75,7 @@ def parameter_groups(
         if parameter.requires_grad:
             tower = name.startswith("backbone.") and backbone_lr is not None
             rate = backbone_lr if tower and backbone_lr is not None else lr
+            rate *= (factors or {}).get(name, 1.0)
             decay = weight_decay if parameter.ndim >= 2 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
     if not groups:
@@ -69,6 +84,23 @@ def parameter_groups(
         {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
         for (rate, decay), parameters in groups.items()
     ]
+
+
+def layer_factors(model: Model, decay: float) -> dict[str, float]:
+    """``decay`` to the power of each parameter's depth in its tower (Clark et al. 2020, BEiT).
+
+    Raises:
+        ConfigError: the decay is not in (0, 1], or all towers are frozen.
+    """
+    if not 0 < decay <= 1:
+        raise ConfigError(f"trainer.layer_decay is {decay}: choose above 0 and at most 1, or null")
+    if model.freeze in ("towers", "backbone"):
+        raise ConfigError(
+            f"trainer.layer_decay is for towers that train, but freeze: {model.freeze} freezes "
+            "both: set layer_decay to null, or choose freeze none, image or text"
+        )
+    depths = model.backbone.depths()
+    return {f"backbone.{name}": decay**depth for name, depth in depths.items()}
 
 
 class WeightAverage:

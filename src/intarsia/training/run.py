@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from intarsia.data.problems import Problems
 from intarsia.data.readers import read
 from intarsia.errors import ConfigError, TrainingError
@@ -15,8 +17,11 @@ from intarsia.features.pairs import LivePairs, Pairs
 from intarsia.features.store import CachedPairs, FeatureStore, content_key
 from intarsia.model import CONFIG, WEIGHTS, Model, ModelSpec, dump_config
 from intarsia.runtime import atomic
+from intarsia.training.fit import LAST, Validate
 from intarsia.training.log import PROBLEMS, problems_listed
-from intarsia.training.loop import LAST, Trainer, Validate
+from intarsia.training.loop import Trainer
+from intarsia.training.lora import LoraSpec, add_lora
+from intarsia.training.pseudo import PseudoLinks, PseudoSpec
 from intarsia.types import Record
 
 logger = logging.getLogger(__name__)
@@ -53,6 +58,8 @@ def train(
     *,
     seed: int = 0,
     init: Path | None = None,
+    lora: LoraSpec | None = None,
+    pseudo: PseudoSpec | None = None,
     resume: bool = False,
     cache: Path = Path("runs/cache"),
     validate: Validate | None = None,
@@ -70,6 +77,9 @@ def train(
         out: folder for the weights, the config, the log and the checkpoints.
         seed: of the weights, the order of the pairs and dropout.
         init: a trained model's folder to take the backbone (and what fits of the method) from.
+        lora: train adapters in the towers instead of their weights.
+        pseudo: find out which phrase is which region, for methods that need links and records that
+            have none (or whose own are to be replaced).
         resume: go on from ``out``'s last checkpoint, exactly.
         cache: where states of frozen towers are kept.
         validate: called at the trainer's intervals; its first metric decides which is best.
@@ -85,13 +95,24 @@ def train(
         if records is None:
             records = data.read(problems)
         model = spec.build(seed)
+        if pseudo is not None and "links" not in model.method.needs:
+            raise ConfigError(
+                f"pseudo makes links of phrases to regions, which {type(model.method).__name__} "
+                "does not use: set it to null, or choose HarmoClip"
+            )
         if init is not None:
             _start_from(model, init)
+        if lora is not None:
+            add_lora(model, lora)
         model.to(trainer.launch().device)
         with trainer.fabric.rank_zero_first(local=True):
             if trainer.fabric.is_global_zero and not resume:
                 (out / PROBLEMS).unlink(missing_ok=True)
             write_config(out, spec, config or {}, resume=resume)
+            links = None
+            if pseudo is not None:
+                links = PseudoLinks(records, pseudo, cache, problems)
+                records = links.records
             pairs = make_pairs(model, records, cache, problems)
     trainer.fit(
         model,
@@ -99,6 +120,7 @@ def train(
         out,
         seed=seed,
         resume=resume,
+        links=links,
         validate=validate,
         problems=problems,
         validation_problems=validation_problems,
@@ -114,13 +136,13 @@ def _start_from(model: Model, init: Path) -> None:
 
 
 def make_pairs(model: Model, records: list[Record], cache: Path, problems: Problems) -> Pairs:
-    """Components where the method matches them, live pairs where the towers train, cached states
-    where they are frozen."""
+    """Components where the method matches them, live pairs where a tower trains, cached states
+    where both are frozen."""
     needs = model.method.needs
     if "components" in needs:
         model.cache = cache
         return ComponentPairs(model.components, records, roles="roles" in needs, problems=problems)
-    if model.freeze == "none":
+    if model.freeze not in ("towers", "backbone"):
         return LivePairs(
             records, model.backbone, problems, links="links" in needs, phrases="phrases" in needs
         )
@@ -132,11 +154,23 @@ def make_pairs(model: Model, records: list[Record], cache: Path, problems: Probl
 
 
 def write_config(out: Path, spec: ModelSpec, config: dict[str, Any], *, resume: bool) -> None:
-    """Keep the resolved config; a resumed run must have the same one."""
+    """Keep the resolved config; a resumed run must have the same one, apart from settings that
+    have come since and are not set."""
     out.mkdir(parents=True, exist_ok=True)
     resolved = asdict(spec) | {"seed": 0} | config
     text, path = dump_config(resolved), out / CONFIG
-    if resume and path.exists() and path.read_text() != text:
+    if resume and path.exists() and _set(path.read_text()) != _set(text):
         raise ConfigError(f"{path} differs from this run's config: resume with the same one")
     with atomic(path) as draft:
         draft.write_text(text)
+
+
+def _set(text: str) -> Any:
+    """A config without what is null or false in it."""
+
+    def pruned(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {k: pruned(v) for k, v in value.items() if v is not None and v is not False}
+
+    return pruned(yaml.safe_load(text))

@@ -22,6 +22,8 @@ class PairSampler(Sampler[list[int]]):
         seed: of the shuffles.
         first, last: the micro-steps to yield, ``last`` exclusive.
         rank, world: this process among all.
+        flip: give half of the pairs, drawn anew each epoch, as their mirror images: with
+            ``num_pairs`` added to their index.
 
     Raises:
         ConfigError: one global batch is more than the data set holds.
@@ -37,6 +39,7 @@ class PairSampler(Sampler[list[int]]):
         last: int,
         rank: int = 0,
         world: int = 1,
+        flip: bool = False,
     ) -> None:
         self.steps_per_epoch = num_pairs // (batch_size * world)
         if self.steps_per_epoch == 0:
@@ -45,6 +48,7 @@ class PairSampler(Sampler[list[int]]):
             )
         self.num_pairs, self.batch_size, self.seed = num_pairs, batch_size, seed
         self.first, self.last, self.rank, self.world = first, last, rank, world
+        self.flip = flip
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -56,5 +60,8 @@ class PairSampler(Sampler[list[int]]):
                 epoch = step // self.steps_per_epoch
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
                 order = torch.randperm(self.num_pairs, generator=generator)
+                if self.flip:
+                    coins = torch.randint(2, order.shape, generator=generator)
+                    order += self.num_pairs * coins
             start = (step % self.steps_per_epoch * self.world + self.rank) * self.batch_size
             yield order[start : start + self.batch_size].tolist()

@@ -1,0 +1,266 @@
+"""Links of phrases to regions where nobody has drawn any, found anew by the model as it trains."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from intarsia.backbones.base import ImageTransform
+from intarsia.components.detectors import Detector, load_detector
+from intarsia.components.pseudo import Candidates, Proposals, candidates, proposals
+from intarsia.components.text import TextParser
+from intarsia.data.problems import Problems
+from intarsia.errors import ConfigError
+from intarsia.features.lines import JsonLines
+from intarsia.features.links import links_of
+from intarsia.features.pairs import LivePairs, Pairs
+from intarsia.features.store import CachedPairs
+from intarsia.model import Model
+from intarsia.ops.regions import pool_regions, pool_words
+from intarsia.runtime import progress
+from intarsia.types import Batch, Record, Region, Span, TokenBatch
+
+PAIRS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class PseudoSpec:
+    """Phrases of the captions matched to boxes, as ``components.pseudo.pseudo_regions`` does it.
+
+    Args:
+        detector: as of ``load_detector``; None takes the regions of the records.
+        options: of the detector.
+        parser: spaCy model.
+        floor: of the regions' own scores, for the matching by labels that training starts with.
+        refresh: epochs between two matchings by the model being trained; None = labels only.
+        score_floor: of the cosine of phrase and region, for the matchings by the model.
+    """
+
+    detector: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    parser: str = "en_core_web_sm"
+    floor: float = 0.0
+    refresh: int | None = None
+    score_floor: float = 0.0
+
+
+class PseudoLinks:
+    """Which phrase is which region, for the pairs of one data set.
+
+    A matching by the model compares a phrase's lexeme in its caption with the region of the dense
+    map (both as HarmoCLIP's lexeme-region loss has them); labels still say what may be.
+
+    Args:
+        records: whose captions are read; their phrases are replaced, and their regions too where
+            there is a detector.
+        spec: how.
+        cache: folder that keeps what detectors find.
+        problems: as of ``pseudo_regions``.
+
+    Raises:
+        ConfigError: ``refresh`` is below 1.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], spec: PseudoSpec, cache: Path, problems: Problems
+    ) -> None:
+        if spec.refresh is not None and spec.refresh < 1:
+            raise ConfigError(f"pseudo.refresh is {spec.refresh}: give at least 1 epoch, or null")
+        self.spec = spec
+        self.records: list[Record] = []
+        self._places: list[_Place] = []
+        self._matching: Tensor | None = None
+        shown = progress(records, "regions and phrases")
+        detector = _detector(records, spec, cache)
+        for found in proposals(shown, detector, TextParser(spec.parser), problems=problems):
+            self.records.append(_by_labels(found, spec.floor))
+            self._places += _places(found, len(self.records) - 1)
+
+    def are_due(self, before: int, now: int) -> bool:
+        """Whether the model is to match anew between the steps of two epochs."""
+        every = self.spec.refresh
+        return every is not None and before >= 0 and now // every > before // every
+
+    @torch.no_grad()
+    def refresh(self, model: Model, pairs: Pairs) -> int:
+        """Give ``pairs`` the links that the model finds.
+
+        Returns:
+            How many.
+        """
+        assert isinstance(pairs, LivePairs | CachedPairs)
+        was_training = model.training
+        model.eval()
+        found: list[tuple[int, int, int]] = []
+        tokens = model.backbone.tokenize(self._captions())
+        starts = range(0, len(pairs), PAIRS_AT_ONCE)
+        for start in progress(starts, f"links, by {PAIRS_AT_ONCE}"):
+            batch = pairs[range(start, min(start + PAIRS_AT_ONCE, len(pairs)))]
+            rows = pairs.order[batch.pairs].tolist()
+            scores = self._scores(model, batch, rows, tokens)
+            for row, score in zip(rows, scores, strict=True):
+                if (some := self._places[row].candidates) is not None:
+                    part = score[: some.allowed.shape[0], : some.allowed.shape[1]]
+                    best = some.best(part, self.spec.score_floor)
+                    found += [(row, phrase, region) for phrase, region in best]
+        model.train(was_training)
+        self._matching = torch.tensor(found, dtype=torch.int32).view(-1, 3)
+        self._link(model, pairs, tokens)
+        return len(found)
+
+    def state(self) -> Tensor | None:
+        """The last matching by the model, (links, 3): caption, phrase, region."""
+        return self._matching
+
+    def restore(self, state: Tensor | None, model: Model, pairs: Pairs) -> None:
+        """Give ``pairs`` the links of a :meth:`state`."""
+        self._matching = state
+        if state is not None:
+            self._link(model, pairs, model.backbone.tokenize(self._captions()))
+
+    def _captions(self) -> list[str]:
+        return [caption for record in self.records for caption in record.captions]
+
+    def _link(self, model: Model, pairs: Pairs, tokens: TokenBatch) -> None:
+        assert isinstance(pairs, LivePairs | CachedPairs) and self._matching is not None
+        phrases: list[list[Any]] = [[] for _ in self.records]
+        for row, phrase, region in self._matching.tolist():
+            place = self._places[row]
+            assert place.candidates is not None
+            phrases[place.record] += place.candidates.phrases([(phrase, region)])
+        records = [
+            replace(record, phrases=tuple(some))
+            for record, some in zip(self.records, phrases, strict=True)
+        ]
+        needs = model.method.needs
+        pairs.links = links_of(records, model.backbone, tokens, phrases="phrases" in needs)
+
+    def _scores(
+        self, model: Model, batch: Batch, rows: Sequence[int], tokens: TokenBatch
+    ) -> NDArray[np.float32]:
+        """(B,P,R) cosines of the candidates' phrases and regions."""
+        places = [self._places[row] for row in rows]
+        boxes = [self._boxes(place, model.backbone.transform) for place in places]
+        words = [_words(tokens, row, place) for row, place in zip(rows, places, strict=True)]
+        features = model.features(replace(batch, links=None).to(model.device))
+        regions = pool_regions(
+            features.require("image_patches"), model.backbone.dims.grid, _padded(boxes, model)
+        )
+        lexemes = pool_words(
+            features.require("text_tokens"), features.require("text_mask"), _padded(words, model)
+        )
+        vectors = (x.float().cpu().numpy() for x in (lexemes, regions.mT))
+        return np.matmul(*vectors)
+
+    def _boxes(self, place: _Place, transform: ImageTransform) -> Tensor:
+        """(R,4) of a picture in the unit of the backbone's input, cut to it."""
+        boxes = [region.box for region in self.records[place.record].regions]
+        placed = transform.boxes(boxes, place.size) if boxes else [(0.0, 0.0, 0.0, 0.0)]
+        return (torch.tensor(placed) / transform.size).clamp(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A caption: its record, the size of the picture and what may be matched."""
+
+    record: int
+    size: tuple[int, int]
+    candidates: Candidates | None
+
+
+def _places(found: Proposals, record: int) -> Iterator[_Place]:
+    size = found.picture.size if found.picture else (0, 0)
+    known = {some.caption: some for some in candidates(found, is_free=True)}
+    for caption in range(len(found.texts)):
+        yield _Place(record, size, known.get(caption))
+
+
+def _by_labels(found: Proposals, floor: float) -> Record:
+    if found.picture is None:
+        return found.record
+    regions, size = found.record.regions, found.picture.size
+    phrases = [
+        phrase
+        for some in candidates(found, is_free=False)
+        for phrase in some.phrases(some.best_by_labels(regions, size, floor))
+    ]
+    return replace(found.record, phrases=tuple(phrases))
+
+
+def _words(tokens: TokenBatch, row: int, place: _Place) -> Tensor:
+    """(P,2) first and last + 1 real token of each phrase; (0, 0) beyond the context."""
+    spans = () if place.candidates is None else place.candidates.spans
+    offsets = tokens.offsets[row][tokens.mask[row]]
+    return torch.tensor([_touched(offsets, span) for span in spans]).view(-1, 2).long()
+
+
+def _touched(offsets: Tensor, span: Span) -> tuple[int, int]:
+    inside = ((offsets[:, 0] < span[1]) & (offsets[:, 1] > span[0])).nonzero()
+    return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
+
+
+def _padded(parts: list[Tensor], model: Model) -> Tensor:
+    return pad_sequence(parts, batch_first=True).to(model.device)
+
+
+def _detector(records: Sequence[Record], spec: PseudoSpec, cache: Path) -> Detector:
+    if spec.detector is None:
+        return _OwnRegions(records)
+    return _Keeping(load_detector(spec.detector, **spec.options), cache)
+
+
+class _OwnRegions:
+    """In the place of a detector: the regions that the records have."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._regions = {record.id: list(record.regions) for record in records}
+
+    def __call__(
+        self, images: Sequence[Image.Image], texts: Sequence[Sequence[str]] | None = None
+    ) -> list[list[Region]]:
+        return [self._regions[image.info["record"]] for image in images]
+
+    def fingerprint(self) -> str:
+        return "own"
+
+
+class _Keeping:
+    """A detector that looks at a picture once, and keeps what it finds in a file."""
+
+    def __init__(self, detector: Detector, folder: Path) -> None:
+        self._detector = detector
+        self._found = JsonLines(folder / f"regions-{detector.fingerprint()}.jsonl")
+
+    def __call__(
+        self, images: Sequence[Image.Image], texts: Sequence[Sequence[str]] | None = None
+    ) -> list[list[Region]]:
+        asked = [[] for _ in images] if texts is None else texts
+        keys = [_key(image, some) for image, some in zip(images, asked, strict=True)]
+        missing = [i for i, key in enumerate(keys) if key not in self._found.entries]
+        if missing:
+            regions = self._detector([images[i] for i in missing], [asked[i] for i in missing])
+            rows = [[[*r.box, r.score, r.label] for r in some] for some in regions]
+            self._found.add({keys[i]: row for i, row in zip(missing, rows, strict=True)})
+        found = [self._found.entries[key] for key in keys]
+        return [[Region((a, b, c, d), t, score) for a, b, c, d, score, t in rows] for rows in found]
+
+    def fingerprint(self) -> str:
+        return self._detector.fingerprint()
+
+
+def _key(image: Image.Image, texts: Sequence[str]) -> str:
+    """Of the picture's content, its name (which boxes from files go by) and what is looked for."""
+    names = [image.info.get(name) for name in ("record", "file")]
+    digest = hashlib.blake2b(repr((image.size, names, list(texts))).encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,61 @@
+"""What every backbone says of itself by name: sides, depths, layers for LoRA."""
+
+import pytest
+
+from intarsia.backbones.loading import load_backbone
+
+
+@pytest.fixture(params=["hf-clip", "hf-siglip", "openclip", "openclip-siglip", "scenes-resnet"])
+def any_backbone(request, clip_folder, siglip_folder, openclip_checkpoints, openclip_siglip):
+    specs = {
+        "hf-clip": f"hf:{clip_folder}",
+        "hf-siglip": f"hf:{siglip_folder}",
+        "openclip": f"openclip:tiny-clip:{openclip_checkpoints['tiny-clip']}",
+        "openclip-siglip": str(openclip_siglip),
+        "scenes-resnet": "scenes-resnet",
+    }
+    return load_backbone(specs[request.param])
+
+
+def test_the_sides_are_all_towers_and_share_nothing(any_backbone):
+    image, text = any_backbone.towers_of("image"), any_backbone.towers_of("text")
+    assert {*image, *text} == set(any_backbone.towers()) and not {*image} & {*text}
+    assert any_backbone.towers_of("image", "text") == any_backbone.towers()
+    any_backbone.freeze_towers("text")
+    texts = any_backbone.text_states(any_backbone.tokenize(["a red circle"]))
+    assert not texts.text_global.requires_grad
+    assert all(p.requires_grad for tower in image for p in tower.parameters())
+
+
+def test_fingerprints_of_a_side_know_that_side_only(any_backbone):
+    before = {s: any_backbone.fingerprint(s) for s in ("image", "text")}
+    weight = next(any_backbone.towers_of("text")[0].parameters())
+    weight.data.add_(1)
+    assert any_backbone.fingerprint("image") == before["image"]
+    assert any_backbone.fingerprint("text") != before["text"]
+
+
+def test_depths_rise_from_the_projections_to_the_embeddings(any_backbone):
+    depths = any_backbone.depths()
+    assert depths.keys() == dict(any_backbone.named_parameters()).keys()
+    towers = {id(p) for tower in any_backbone.towers() for p in tower.parameters()}
+    for side in ("image", "text"):
+        inside = {id(p) for tower in any_backbone.towers_of(side) for p in tower.parameters()}
+        own = [depths[name] for name, p in any_backbone.named_parameters() if id(p) in inside]
+        assert own[0] == max(own) >= 3 and own[-1] <= 1  # a ResNet ends with its last stage
+        assert {0, *own} == set(range(max(own) + 1))
+        assert own == sorted(own, reverse=True)
+    for name, parameter in any_backbone.named_parameters():
+        assert id(parameter) in towers or depths[name] == 0, name
+
+
+def test_depths_of_a_clip_by_hand(backbone):
+    depths = backbone.depths()
+    vision, text = "model.vision_model", "model.text_model"
+    assert {name: depths[name] for name in depths if name.endswith("mlp.fc1.bias")} == {
+        **{f"{vision}.encoder.layers.{i}.mlp.fc1.bias": 4 - i for i in range(4)},
+        **{f"{text}.encoder.layers.{i}.mlp.fc1.bias": 3 - i for i in range(3)},
+    }
+    assert depths[f"{vision}.embeddings.patch_embedding.weight"] == 5
+    assert depths[f"{text}.embeddings.token_embedding.weight"] == 4
+    assert depths[f"{vision}.post_layernorm.bias"] == depths["model.text_projection.weight"] == 0
