@@ -71,4 +71,4 @@ COCO = Case("rank + top 10", streamed, {"I": 5000, "T": 25000, "K": 10, "D": 512
 
 if __name__ == "__main__":
     harness.run("scoring", CASES)
-    harness.run("scoring_coco", [COCO], rounds=1)
+    harness.run("scoring_coco", [COCO], rounds=2)
