@@ -11,17 +11,15 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 import yaml
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from intarsia.backbones.base import SIDES, Backbone, Side
 from intarsia.backbones.loading import load_backbone
-from intarsia.data.images import as_shown, load_image
+from intarsia.data.images import AnyImage, picture, source_of
 from intarsia.data.problems import Problems
 from intarsia.errors import ConfigError, unknown
 from intarsia.features.component_pairs import image_features, text_features
@@ -35,7 +33,6 @@ from intarsia.types import (
     Dense,
     Embeddings,
     Features,
-    ImageSource,
     Record,
     Region,
 )
@@ -49,7 +46,6 @@ FROZEN: dict[Freeze, tuple[Side, ...]] = {
     "backbone": SIDES,
 }
 T = TypeVar("T")
-AnyImage = str | ImageSource | Image.Image
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 
 
@@ -212,7 +208,7 @@ class Model(nn.Module):
     @torch.inference_mode()
     def image_features(self, images: Sequence[AnyImage], *, patches: bool = False) -> Features:
         dense = self._patches if patches else self.dense
-        pixels = torch.stack([self.backbone.preprocess(_picture(image)) for image in images])
+        pixels = torch.stack([self.backbone.preprocess(picture(image)) for image in images])
         return self.backbone.encode_image(pixels.to(self.device), dense=dense)
 
     @torch.inference_mode()
@@ -248,7 +244,7 @@ class Model(nn.Module):
     ) -> Embeddings:
         known = repeat(()) if regions is None else regions
         records = [
-            Record(str(i), _source(image), (), tuple(boxes))
+            Record(str(i), source_of(image), (), tuple(boxes))
             for i, (image, boxes) in enumerate(zip(images, known, strict=False))
         ]
         found = self.components.add_pictures(records, Problems(0.0))
@@ -389,18 +385,6 @@ def read_spec(directory: Path) -> ModelSpec:
 def dump_config(config: dict[str, Any]) -> str:
     """A resolved config as YAML; plain data only."""
     return yaml.safe_dump(json.loads(json.dumps(config, default=str)), sort_keys=False)
-
-
-def _picture(image: AnyImage) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return as_shown(image)
-    return load_image(Path(image) if isinstance(image, str) else image)
-
-
-def _source(image: AnyImage) -> ImageSource:
-    if isinstance(image, Image.Image):
-        return np.asarray(as_shown(image))
-    return Path(image) if isinstance(image, str) else image
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

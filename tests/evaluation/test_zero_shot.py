@@ -11,6 +11,7 @@ from intarsia.data.image_folder import class_names, image_folder
 from intarsia.data.images import load_image
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
+from intarsia.evaluation.boxes import label_ranks
 from intarsia.evaluation.metrics import summarise
 from intarsia.evaluation.prompts import TEMPLATES
 from intarsia.evaluation.zero_shot import (
@@ -18,7 +19,6 @@ from intarsia.evaluation.zero_shot import (
     class_outcomes,
     class_sentences,
     evaluate_zero_shot,
-    label_ranks,
 )
 from intarsia.methods import Filip
 from intarsia.model import Model

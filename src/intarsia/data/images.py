@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from intarsia.errors import DataError
 from intarsia.types import ImageSource
 
+AnyImage = str | ImageSource | Image.Image
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
 
 
@@ -32,6 +33,20 @@ def load_image(source: ImageSource) -> Image.Image:
         return _from_array(source)
     with _opened(source) as image:
         return as_shown(image)
+
+
+def picture(image: AnyImage) -> Image.Image:
+    """A file's name, its bytes, an array or a picture -> what :func:`load_image` would show."""
+    if isinstance(image, Image.Image):
+        return as_shown(image)
+    return load_image(Path(image) if isinstance(image, str) else image)
+
+
+def source_of(image: AnyImage) -> ImageSource:
+    """The same as what a record may hold."""
+    if isinstance(image, Image.Image):
+        return np.asarray(as_shown(image))
+    return Path(image) if isinstance(image, str) else image
 
 
 @contextmanager

@@ -276,8 +276,24 @@ def class_ranks(vectors: Tensor, classes: Tensor, labels: Array) -> Array:
     >>> class_ranks(vectors, torch.eye(3), np.array([2, 1])).tolist()
     [2, 1]
     """
-    scores = vectors.float() @ classes.float().mT
-    require_no_nan(scores.numpy(force=True), "the scores of the categories")
+    return label_ranks(vectors.float() @ classes.float().mT, labels, of="categories")
+
+
+def label_ranks(scores: Tensor, labels: Array, *, of: str = "classes") -> Array:
+    """How many other classes score at least as high as the true one, (R,): ties count against it.
+
+    Args:
+        scores: (R,C).
+        labels: (R,) the true class.
+        of: what the classes are called in an error.
+
+    Raises:
+        DataError: a score is NaN.
+
+    >>> label_ranks(torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.2, 0.1]]), np.array([2, 1])).tolist()
+    [1, 1]
+    """
+    require_no_nan(scores.numpy(force=True), f"the scores of the {of}")
     own = scores.gather(1, torch.from_numpy(labels).to(scores.device)[:, None])
     return np.asarray(((scores >= own).sum(1) - 1).numpy(force=True))
 

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from intarsia.data.images import load_image
+from intarsia.data.images import AnyImage, load_image
 from intarsia.data.problems import EARLY, Problems
 from intarsia.errors import DataError
 from intarsia.evaluation.metrics import Array
-from intarsia.model import AnyImage, Model
+from intarsia.model import Model
 from intarsia.ops.similarity import paired_scores
 from intarsia.runtime import progress
 from intarsia.types import Box

@@ -8,11 +8,10 @@ from itertools import chain, count
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from intarsia.data.coco import Category
-from intarsia.data.images import load_image
+from intarsia.data.images import AnyImage
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
 from intarsia.evaluation.boxes import (
@@ -23,6 +22,7 @@ from intarsia.evaluation.boxes import (
     box_outcomes,
     rank_boxes,
 )
+from intarsia.evaluation.mentions import mentions, readable
 from intarsia.evaluation.metrics import Metric, Outcomes, summarise
 from intarsia.evaluation.negatives import hard_negative_outcomes
 from intarsia.evaluation.pointing import pointing_chance, pointing_hits, pointing_outcomes
@@ -32,10 +32,9 @@ from intarsia.evaluation.retrieval import (
     retrieval_outcomes,
     similarity_terms,
 )
-from intarsia.model import AnyImage, Model
+from intarsia.model import Model
 from intarsia.ops.similarity import paired_scores
-from intarsia.runtime import progress
-from intarsia.types import Embeddings, Record
+from intarsia.types import Box, Embeddings, Record
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def evaluate_pointing(model: Model, records: Sequence[Record], problems: Problem
     grid, transform = model.backbone.dims.grid, model.backbone.transform
     size = (transform.size, transform.size)
     kept = [record for record in records if record.phrases]
-    for index, (record, image) in enumerate(_pictures(kept, problems)):
+    for index, (record, image) in enumerate(readable(kept, problems)):
         boxes = phrase_boxes(record)
         if not boxes:
             continue
@@ -136,7 +135,7 @@ def evaluate_boxes(
     rules = BOX_PROTOCOLS[protocol]
     found = rank_boxes(
         model,
-        _pictures(kept, problems),
+        readable(kept, problems),
         categories,
         rules,
         problems,
@@ -156,16 +155,12 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-def phrase_boxes(record: Record) -> dict[str, list[tuple[float, float, float, float]]]:
+def phrase_boxes(record: Record) -> dict[str, list[Box]]:
     """Boxes of each distinct phrase; one that could mean several sets of regions is left out."""
-    found: dict[str, set[tuple[int, ...]]] = {}
-    for phrase in record.phrases:
-        if phrase.regions:
-            found.setdefault(record.phrase_text(phrase), set()).add(phrase.regions)
     return {
-        text: [record.regions[i].box for i in next(iter(regions))]
-        for text, regions in found.items()
-        if len(regions) == 1
+        text: [record.regions[i].box for i in next(iter(meant))]
+        for text, meant in (mentions(record) if record.phrases else {}).items()
+        if len(meant) == 1
     }
 
 
@@ -184,7 +179,7 @@ def encoded_pictures(
     as_stored = "components" in model.method.needs  # whose crops are known by the file's content
 
     def images() -> Iterator[AnyImage]:
-        for record, image in _pictures([r for r in records if keep(r)], problems):
+        for record, image in readable([r for r in records if keep(r)], problems):
             good.append(record)
             yield record.image if as_stored else image
 
@@ -193,15 +188,3 @@ def encoded_pictures(
         raise DataError(f"none of {len(records)} records has what this protocol needs")
     regions = (good[i].regions for i in count())
     return good, model.encode_images(chain([first], stream), regions=regions)
-
-
-def _pictures(
-    records: Sequence[Record], problems: Problems
-) -> Iterator[tuple[Record, Image.Image]]:
-    problems.expect(len(records))
-    for record in progress(records, "pictures"):
-        try:
-            yield record, load_image(record.image)
-        except DataError as error:
-            problems.add(record.id, "image", str(error))
-            problems.check()

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
+from intarsia.evaluation.boxes import label_ranks
 from intarsia.evaluation.harness import Evaluation
 from intarsia.evaluation.metrics import Array, summarise
-from intarsia.evaluation.zero_shot import class_labels, class_outcomes, global_vectors, label_ranks
+from intarsia.evaluation.zero_shot import class_labels, class_outcomes, global_vectors
 from intarsia.model import Model
 from intarsia.types import Record
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from intarsia.data.files import read_json, read_text
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
-from intarsia.evaluation.boxes import TEXTS_AT_ONCE
+from intarsia.evaluation.boxes import TEXTS_AT_ONCE, label_ranks
 from intarsia.evaluation.harness import Evaluation, encoded_pictures
 from intarsia.evaluation.mentions import readable
-from intarsia.evaluation.metrics import Array, Outcomes, require_no_nan, summarise
+from intarsia.evaluation.metrics import Array, Outcomes, summarise
 from intarsia.evaluation.prompts import prompts, spoken
 from intarsia.methods.base import normalised
 from intarsia.model import Model
@@ -155,24 +155,6 @@ def global_vectors(
     if not parts:
         raise DataError(f"none of {len(records)} pictures can be read")
     return good, torch.cat(parts)
-
-
-def label_ranks(scores: Tensor, labels: Array) -> Array:
-    """How many other classes score at least as high as the true one, (I,): ties count against it.
-
-    Args:
-        scores: (I,C).
-        labels: (I,) the true class.
-
-    Raises:
-        DataError: a score is NaN.
-
-    >>> label_ranks(torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.2, 0.1]]), np.array([2, 1])).tolist()
-    [1, 1]
-    """
-    require_no_nan(scores.numpy(force=True), "the scores of the classes")
-    own = scores.gather(1, torch.from_numpy(labels)[:, None])
-    return np.asarray(((scores >= own).sum(1) - 1).numpy())
 
 
 def class_outcomes(ranks: Array, labels: Array, num_classes: int) -> dict[str, Outcomes]:

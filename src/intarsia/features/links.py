@@ -50,7 +50,7 @@ def links_of(
         found = [link for row in kept for link in row]
         spans = torch.tensor([span for _, span, _ in found])
         boxes[caption, place] = torch.tensor([box for box, _, _ in found])
-        words[caption, place] = _word_ranges(tokens, caption, spans)
+        words[caption, place] = word_ranges(tokens, caption, spans)
         labels[caption, place] = torch.tensor(
             [numbers.setdefault(text, len(numbers)) for _, _, text in found]
         )
@@ -87,7 +87,7 @@ def _clipped(box: Box, size: int) -> Box | None:
     return (x0, y0, x1, y1) if is_seen else None
 
 
-def _word_ranges(tokens: TokenBatch, caption: Tensor, spans: Tensor) -> Tensor:
+def word_ranges(tokens: TokenBatch, caption: Tensor, spans: Tensor) -> Tensor:
     """(P,2) first and last + 1 real token that each span touches; (0, 0) where none does."""
     parts = []
     for rows, some in zip(

@@ -90,6 +90,7 @@ def backward(
     x_order, y_order = _order(x.counts), _order(y.counts)
     grad_i2t, grad_t2i = grad_i2t[x_order][:, y_order], grad_t2i[x_order][:, y_order]
     x_blocks, y_blocks = _both_blocks(x, x_order, y, y_order)
+    room = _Room(x.vectors)
     sums_y = [torch.zeros_like(b.vectors, dtype=wide) for b in y_blocks]
     place = 0
     for a in x_blocks:
@@ -98,7 +99,7 @@ def backward(
             if len(kept):
                 first, place = _load(kept, place, a, b)
             else:
-                first = maxima_and_first(_similarity(a, b))[2:]
+                first = maxima_and_first(room.similarity(a, b))[2:]
             weights = _weights(a, b, grad_i2t[a.rows, b.rows], grad_t2i[a.rows, b.rows], first)
             sum_x += weights @ b.vectors
             sum_y += weights.mT @ a.vectors
@@ -173,10 +174,6 @@ def _weights(a: Block, b: Block, grad_i2t: Tensor, grad_t2i: Tensor, first: Maxi
     weights.scatter_(2, first[0].long().unsqueeze(2), by_x.unsqueeze(2))
     weights.scatter_add_(0, first[1].long().unsqueeze(0), by_y.unsqueeze(0))
     return weights.view(p * rows, n * columns)
-
-
-def _similarity(a: Block, b: Block) -> Tensor:
-    return (a.vectors @ b.vectors.mT).view(*a.places.shape, *b.places.shape)
 
 
 def _blocks(side: Side, order: Tensor, at_once: int) -> Iterator[Block]:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from intarsia.data.coco import Category
-from intarsia.data.images import load_image
+from intarsia.data.images import AnyImage, load_image
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
 from intarsia.evaluation.boxes import (
@@ -35,7 +35,7 @@ from intarsia.evaluation.mentions import mentions
 from intarsia.evaluation.metrics import Array
 from intarsia.evaluation.retrieval import rank_with_top
 from intarsia.evaluation.zero_shot import global_vectors
-from intarsia.model import AnyImage, Model
+from intarsia.model import Model
 from intarsia.ops.similarity import paired_scores
 from intarsia.types import Box, Embeddings, ImageSource, Record, Region
 

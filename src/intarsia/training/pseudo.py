@@ -22,13 +22,13 @@ from intarsia.components.text import TextParser
 from intarsia.data.problems import Problems
 from intarsia.errors import ConfigError
 from intarsia.features.lines import JsonLines
-from intarsia.features.links import links_of
+from intarsia.features.links import links_of, word_ranges
 from intarsia.features.pairs import LivePairs, Pairs
 from intarsia.features.store import CachedPairs
 from intarsia.model import Model
 from intarsia.ops.regions import pool_regions, pool_words
 from intarsia.runtime import progress
-from intarsia.types import Batch, Record, Region, Span, TokenBatch
+from intarsia.types import Batch, Record, Region, TokenBatch
 
 PAIRS_AT_ONCE = 64
 
@@ -151,7 +151,10 @@ class PseudoLinks:
         """(B,P,R) cosines of the candidates' phrases and regions."""
         places = [self._places[row] for row in rows]
         boxes = [self._boxes(place, model.backbone.transform) for place in places]
-        words = [_words(tokens, row, place) for row, place in zip(rows, places, strict=True)]
+        words = [
+            word_ranges(tokens, *_spans(row, place))
+            for row, place in zip(rows, places, strict=True)
+        ]
         features = model.features(replace(batch, links=None).to(model.device))
         regions = pool_regions(
             features.require("image_patches"), model.backbone.dims.grid, _padded(boxes, model)
@@ -197,16 +200,10 @@ def _by_labels(found: Proposals, floor: float) -> Record:
     return replace(found.record, phrases=tuple(phrases))
 
 
-def _words(tokens: TokenBatch, row: int, place: _Place) -> Tensor:
-    """(P,2) first and last + 1 real token of each phrase; (0, 0) beyond the context."""
-    spans = () if place.candidates is None else place.candidates.spans
-    offsets = tokens.offsets[row][tokens.mask[row]]
-    return torch.tensor([_touched(offsets, span) for span in spans]).view(-1, 2).long()
-
-
-def _touched(offsets: Tensor, span: Span) -> tuple[int, int]:
-    inside = ((offsets[:, 0] < span[1]) & (offsets[:, 1] > span[0])).nonzero()
-    return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
+def _spans(row: int, place: _Place) -> tuple[Tensor, Tensor]:
+    """(P,) a caption's row, once a phrase, and (P,2) the phrases' spans."""
+    spans = [] if place.candidates is None else list(place.candidates.spans)
+    return torch.full((len(spans),), row), torch.tensor(spans, dtype=torch.long).view(-1, 2)
 
 
 def _padded(parts: list[Tensor], model: Model) -> Tensor:
