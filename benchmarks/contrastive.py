@@ -118,4 +118,4 @@ LARGE = [
 
 if __name__ == "__main__":
     run("contrastive", CASES)
-    run("contrastive_large", LARGE, rounds=3)
+    run("contrastive_large", LARGE)

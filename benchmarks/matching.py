@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import statistics
 from collections.abc import Callable
@@ -88,6 +89,35 @@ def compiler() -> bool:
     return shutil.which("c++") is not None or torch.cuda.is_available()
 
 
+def profile_forward(rounds: int = 9) -> None:
+    """Where a forward pass spends its time: medians of each torch op, as parts of the bare GEMM."""
+    case = CASES[0]
+    runs = case.build(**case.shape)
+    assert runs.limit is not None
+    calls = {"ours": runs.ours, "limit": runs.limit[1]}
+    taken: dict[str, dict[str, list[float]]] = {name: {} for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            with torch.profiler.profile() as profile:
+                call()
+            for op in profile.key_averages():
+                taken[name].setdefault(op.key, []).append(op.self_cpu_time_total)
+    gemm = statistics.median(taken["limit"]["aten::mm"])
+    parts = {op: statistics.median(times) / gemm for op, times in taken["ours"].items()}
+    row = {
+        "shape": dict(case.shape),
+        "rounds": rounds,
+        "machine": harness.machine(),
+        "of_the_gemm": {op: round(part, 4) for op, part in sorted(parts.items(), key=_by_part)},
+        "sum": round(sum(parts.values()), 4),
+    }
+    (harness.RESULTS / "matching_profile.json").write_text(json.dumps(row, indent=1) + "\n")
+
+
+def _by_part(item: tuple[str, float]) -> float:
+    return -item[1]
+
+
 def plot_growth() -> None:
     """Time and peak memory of forward + backward while one size grows and the others stay."""
     figure, axes = plt.subplots(2, len(GROWTH), figsize=(4 * len(GROWTH), 7), sharey="row")
@@ -132,4 +162,5 @@ if __name__ == "__main__":
     if not compiler():
         print("no C++ compiler here: compiled einsum is left out")
     harness.run("matching", CASES)
+    profile_forward()
     plot_growth()

@@ -1,6 +1,6 @@
 """Ranking a test set with a sum of terms, streamed, against the bare matrix products.
 
-``python -m benchmarks.scoring``: a small test set with its baselines, then COCO's size once.
+``python -m benchmarks.scoring``: a small test set with its baselines, then COCO's size.
 """
 
 from __future__ import annotations
@@ -71,4 +71,4 @@ COCO = Case("rank + top 10", streamed, {"I": 5000, "T": 25000, "K": 10, "D": 512
 
 if __name__ == "__main__":
     harness.run("scoring", CASES)
-    harness.run("scoring_coco", [COCO], rounds=2)
+    harness.run("scoring_coco", [COCO])

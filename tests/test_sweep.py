@@ -37,7 +37,9 @@ def test_a_sweep_makes_a_table_and_repeats_nothing(tmp_path):
     main(["sweep", str(path), "--out", str(out)])
     rows = json.loads((out / "table.json").read_text())
     assert [row["row"] for row in rows] == ["lr 0.001", "lr 0.01"]
-    results = [json.loads((out / "lr-0.01" / f"seed-{s}.json").read_text()) for s in (0, 1)]
+    results = [
+        json.loads((out / "lr-0.01" / f"seed-{s}-retrieval.json").read_text()) for s in (0, 1)
+    ]
     mean = sum(r["metrics"]["i2t_r1"]["value"] for r in results) / 2
     assert rows[1]["values"]["i2t_r1"] == pytest.approx(mean)
     assert results[1]["config"]["trainer"]["lr"] == 0.01 and results[1]["seed"] == 1
@@ -48,6 +50,27 @@ def test_a_sweep_makes_a_table_and_repeats_nothing(tmp_path):
     trained = (out / "lr-0.01" / "seed-1" / "model.safetensors").stat().st_mtime_ns
     main(["sweep", str(path), "--out", str(out)])
     assert (out / "lr-0.01" / "seed-1" / "model.safetensors").stat().st_mtime_ns == trained
+
+
+def test_a_run_may_be_evaluated_twice(tmp_path, capsys):
+    text = SWEEP.replace(
+        "grid: {trainer.lr: [0.001, 0.01]}", 'rows: {"0": {}, "1": {trainer.lr: 0.01}}'
+    )
+    text = text.replace(
+        'evaluate: {protocol: retrieval, data: scenes, split: "test[:6]"}',
+        'evaluate:\n- {protocol: retrieval, data: scenes, split: "test[:6]"}\n'
+        '- {protocol: negatives, data: scenes, split: "test[:12]"}',
+    ).replace("t2i_r1]", "attribute_swap]")
+    path, out = written(tmp_path, text), tmp_path / "out"
+    main(["sweep", str(path), "--out", str(out)])
+    second = json.loads((out / "1" / "seed-0-1-negatives.json").read_text())
+    assert second["protocol"].startswith("negatives")
+    rows = json.loads((out / "table.json").read_text())
+    assert list(rows[1]["values"]) == ["i2t_r1", "attribute_swap"] == list(rows[1]["gaps"])
+    path.write_text(path.read_text().replace("attribute_swap]", "r1]"))
+    with pytest.raises(SystemExit):
+        main(["sweep", str(path), "--out", str(out)])
+    assert "unknown metric of a sweep 'r1'" in capsys.readouterr().err
 
 
 def test_a_sample_of_a_grid_is_the_same_every_time():

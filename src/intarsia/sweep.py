@@ -10,8 +10,8 @@ A sweep file is YAML:
       "2 layers": {method.init_args.layers: 2}
     seeds: [0, 1, 2]
     tune: {data: flickr8k, split: "train[-500:]"}          # optional
-    evaluate: {protocol: retrieval, data: flickr8k, split: dev}
-    metrics: [i2t_r1, t2i_r1]
+    evaluate: {protocol: retrieval, data: flickr8k, split: dev}   # or a list of such
+    metrics: [i2t_r1, t2i_r1]                # of whichever evaluation has it first
     published: {"1 layer": [54.78, 37.60]}   # optional, shown beside
 
 ``{seed}`` in an option stands for the seed. Differences are paired and against the first row.
@@ -39,6 +39,8 @@ from intarsia.runtime import atomic
 
 Verb = Callable[[list[str]], None]
 Options = dict[str, Any]
+Results = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
+"""Of each row and seed, the result of each evaluation."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Sweep:
 
     name: str
     config: str
-    evaluate: Options
+    evaluate: list[Options]
     metrics: list[str]
     options: Options = field(default_factory=dict)
     rows: dict[str, Options] = field(default_factory=dict)
@@ -71,6 +73,8 @@ class Sweep:
         for key in content if isinstance(content, dict) else [str(content)[:40]]:
             if key not in valid:
                 raise ConfigError(f"{path}: {unknown('key', key, valid)}")
+        if isinstance(content.get("evaluate"), dict):
+            content["evaluate"] = [content["evaluate"]]
         try:
             sweep = Sweep(**content)
         except TypeError as error:
@@ -105,13 +109,12 @@ def run_sweep(sweep: Sweep, out: Path, verbs: Mapping[str, Verb]) -> Path:
     Returns:
         The table.
     """
-    results: dict[str, list[dict[str, Any]]] = {}
+    results: dict[str, list[list[dict[str, Any]]]] = {}
     for row, options in sweep.all_rows().items():
         for seed in sweep.seeds:
-            result = out / slug(row) / f"seed-{seed}.json"
-            if not result.exists():
-                _run(sweep, options, seed, result, verbs)
-            results.setdefault(row, []).append(read_result(result))
+            folder = out / slug(row) / f"seed-{seed}"
+            files = _run(sweep, options, seed, folder, verbs)
+            results.setdefault(row, []).append([read_result(file) for file in files])
     rows = table_rows(sweep, results)
     with atomic(out / "table.json") as draft:
         draft.write_text(json.dumps(rows, indent=1))
@@ -122,20 +125,30 @@ def run_sweep(sweep: Sweep, out: Path, verbs: Mapping[str, Verb]) -> Path:
 
 
 def _run(
-    sweep: Sweep, options: Options, seed: int, result: Path, verbs: Mapping[str, Verb]
-) -> None:
-    folder = result.with_suffix("")
+    sweep: Sweep, options: Options, seed: int, folder: Path, verbs: Mapping[str, Verb]
+) -> list[Path]:
+    """The result files of one row and seed, of which those that are missing are made."""
+    asked = [dict(options) for options in sweep.evaluate]
+    names = [f"{n}-" if n else "" for n in range(len(asked))]
+    protocols = [str(rest.pop("protocol")) for rest in asked]
+    files = [
+        folder.with_name(f"{folder.name}-{name}{protocol}.json")
+        for name, protocol in zip(names, protocols, strict=True)
+    ]
+    if all(file.exists() for file in files):
+        return files
     if not (folder / WEIGHTS).is_file() or not (folder / "trained").exists():
         given = run_arguments(sweep, options, seed)
         fixed = ["--config", sweep.config, "--out", str(folder), "--seed", str(seed), "--resume"]
         verbs["train"]([*fixed, *given])
+        if sweep.tune is not None:
+            verbs["tune"](["--model", str(folder), *_arguments(sweep.tune, seed)])
         (folder / "trained").touch()
-    if sweep.tune is not None:
-        verbs["tune"](["--model", str(folder), *_arguments(sweep.tune, seed)])
-    rest = dict(sweep.evaluate)
-    protocol = rest.pop("protocol")
-    where = ["--model", str(folder), "--json", str(result)]
-    verbs["evaluate"]([protocol, *where, *_arguments(rest, seed)])
+    for file, protocol, rest in zip(files, protocols, asked, strict=True):
+        if not file.exists():
+            where = ["--model", str(folder), "--json", str(file)]
+            verbs["evaluate"]([protocol, *where, *_arguments(rest, seed)])
+    return files
 
 
 def run_arguments(sweep: Sweep, row: Options, seed: int) -> list[str]:
@@ -152,25 +165,43 @@ def _arguments(options: Options, seed: int) -> list[str]:
     return given
 
 
-def table_rows(
-    sweep: Sweep, results: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> list[dict[str, Any]]:
-    """One row each: mean over seeds of every metric, and the paired difference from row one."""
+def table_rows(sweep: Sweep, results: Results) -> list[dict[str, Any]]:
+    """One row each: mean over seeds of every metric, and the paired difference from row one.
+
+    Raises:
+        ConfigError: no evaluation has such a metric.
+    """
     first = next(iter(results.values()))
+    sources = {metric: _source(metric, first[0]) for metric in sweep.metrics}
     rows = []
     for name, found in results.items():
-        values = {m: _mean([r["metrics"][m]["value"] for r in found]) for m in sweep.metrics}
-        gaps = {} if found is first else _gaps(found, first)
+        values, gaps = {}, {}
+        for metric, source in sources.items():
+            own = [seed[source] for seed in found]
+            values[metric] = _mean([result["metrics"][metric]["value"] for result in own])
+            if found is not first:
+                gap = _gaps(own, [seed[source] for seed in first]).get(metric)
+                if gap is not None:
+                    gaps[metric] = [gap.value, *gap.ci95]
         rows.append(
             {
                 "row": name,
                 "seeds": len(found),
                 "values": values,
-                "gaps": {m: [gaps[m].value, *gaps[m].ci95] for m in sweep.metrics if m in gaps},
+                "gaps": gaps,
                 "published": sweep.published.get(name),
             }
         )
     return rows
+
+
+def _source(metric: str, results: Sequence[Mapping[str, Any]]) -> int:
+    """Which of the evaluations has a metric."""
+    for source, result in enumerate(results):
+        if metric in result["metrics"]:
+            return source
+    known = [name for result in results for name in result["metrics"]]
+    raise ConfigError(unknown("metric of a sweep", metric, known))
 
 
 def _gaps(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> dict[str, Difference]:
@@ -204,25 +235,56 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def plot(sweep: Sweep, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """A bar a row and metric, with the interval of its difference from the first row."""
+    """A bar a row and metric, or a curve where the rows are numbers; with the interval of each
+    difference from the first row."""
     from matplotlib.figure import Figure
 
-    size = (4.5 * len(sweep.metrics), 0.8 + 0.4 * len(rows))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(1, len(sweep.metrics), sharey=True, squeeze=False)[0]
-    names = [row["row"] for row in rows]
+    try:
+        at: list[float] | None = [float(row["row"]) for row in rows]
+    except ValueError:
+        at = None
+    height = 3.2 if at else 0.8 + 0.4 * len(rows)
+    figure = Figure(figsize=(4.5 * len(sweep.metrics), height), layout="constrained")
+    axes = figure.subplots(1, len(sweep.metrics), sharey=at is None, squeeze=False)[0]
     for axis, metric in zip(axes, sweep.metrics, strict=True):
-        values = [row["values"][metric] for row in rows]
-        axis.barh(names, values, color="tab:blue", alpha=0.6)
-        for i, row in enumerate(rows):
-            if gap := row["gaps"].get(metric):
-                low, high = (values[0] + end for end in gap[1:])
-                axis.plot([low, high], [i, i], color="black", linewidth=1.5)
-        axis.axvline(values[0], color="tab:red", linewidth=1, linestyle="--")
-        axis.set(xlabel=f"{metric} (%)", xlim=(0.9 * min(values), 1.05 * max(values)))
-    axes[0].invert_yaxis()
+        if at:
+            _curve(axis, metric, rows, at)
+            axis.set(xlabel=sweep.name)
+        else:
+            _bars(axis, metric, rows)
+    if at is None:
+        axes[0].invert_yaxis()
     with atomic(path) as draft:
         figure.savefig(draft, format=path.suffix[1:], dpi=120)
+
+
+def _bars(axis: Any, metric: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    values = [row["values"][metric] for row in rows]
+    axis.barh([row["row"] for row in rows], values, color="tab:blue", alpha=0.6)
+    for i, (low, high) in _intervals(metric, rows).items():
+        axis.plot([low, high], [i, i], color="black", linewidth=1.5)
+    axis.axvline(values[0], color="tab:red", linewidth=1, linestyle="--")
+    axis.set(xlabel=f"{metric} (%)", xlim=(0.9 * min(values), 1.05 * max(values)))
+
+
+def _curve(axis: Any, metric: str, rows: Sequence[Mapping[str, Any]], at: list[float]) -> None:
+    values = [row["values"][metric] for row in rows]
+    axis.plot(at, values, marker="o", color="tab:blue")
+    for i, (low, high) in _intervals(metric, rows).items():
+        axis.plot([at[i], at[i]], [low, high], color="black", linewidth=1.5)
+    axis.axhline(values[0], color="tab:red", linewidth=1, linestyle="--")
+    axis.set(title=f"{metric} (%)", xscale="symlog" if 0 in at else "log", xticks=at)
+    axis.xaxis.set_major_formatter("{x:g}")
+
+
+def _intervals(metric: str, rows: Sequence[Mapping[str, Any]]) -> dict[int, tuple[float, float]]:
+    """Of each row's difference from the first one, which has none, put at the first one's value."""
+    first = rows[0]["values"][metric]
+    return {
+        i: (first + row["gaps"][metric][1], first + row["gaps"][metric][2])
+        for i, row in enumerate(rows)
+        if metric in row["gaps"]
+    }
 
 
 def slug(name: str) -> str:
