@@ -103,6 +103,9 @@ def test_the_loss_is_equations_6_to_9():
     losses = method.loss(image, text)
     torch.testing.assert_close(losses["loss"], total)
     assert set(losses) == {"loss", "global", "entity", "relation"}
+    method.w_global = 0.25
+    less = method.loss(image, text)["loss"]
+    torch.testing.assert_close(less, total - 0.75 * losses["global"])
 
 
 @pytest.mark.parametrize("directed", [False, True])

@@ -55,6 +55,7 @@ class ComAlign(Method):
         dropout: in the transformers.
         train_text: False leaves the text side as the base gives it (the paper's ablations).
         terms: what is contrasted and scored (table III).
+        w_global: weight of the global contrast beside the other two (figure 7).
         drop_features: what does not even enter the transformers (table IV).
         count_padding: padding takes part in the means and maxima as zero vectors, as in the
             authors' code.
@@ -81,6 +82,7 @@ class ComAlign(Method):
         dropout: float = 0.1,
         train_text: bool = True,
         terms: Sequence[Group] = GROUPS,
+        w_global: float = 1.0,
         drop_features: Sequence[Group] = (),
         count_padding: bool = False,
         residual: bool = False,
@@ -113,6 +115,7 @@ class ComAlign(Method):
         if not self.used:
             raise ConfigError("ComAlign has nothing to match: every term is dropped")
         self.needs = frozenset({"components", "roles"} if directed else {"components"})
+        self.w_global = w_global
         self.count_padding, self.num_entities = count_padding, num_entities
         self.register_buffer("mixture", torch.tensor([alpha1, alpha2, beta1]))
         shape = (dims.embed, width, layers, heads, architecture, dropout, residual)
@@ -199,7 +202,11 @@ class ComAlign(Method):
             else:
                 masks = image.masks.get(name), text.masks.get(name)
                 losses[name] = matched_info_nce(image[name], text[name], *masks, scale, positives)
-        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+        total = sum(
+            self.w_global * value if name == "global" else value for name, value in losses.items()
+        )
+        assert isinstance(total, Tensor)
+        return {"loss": total, **losses}
 
 
 class _Encoder(nn.Module):

@@ -1,0 +1,54 @@
+"""One epoch of ComAlign over Flickr8k's 30,000 pairs, both encoders, at the paper's batch of 1,600.
+
+    python -m benchmarks.comalign_epoch --base runs/flickr8k/base-0
+
+Components must have been extracted before (see configs/flickr8k_comalign.yaml). The time is that of
+the whole ``intarsia train``, from its start to the saved model; ``benchmarks/results/`` gets it
+with the peak memory of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import harness
+
+CONFIG = "configs/flickr8k_comalign.yaml"
+BATCH = 1600
+
+
+def measure(base: Path) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as out:
+        arguments = ["--config", CONFIG, "--data.split", "train", "--init", str(base)]
+        arguments += ["--trainer.batch_size", str(BATCH), "--trainer.schedule.kind", "step"]
+        arguments += ["--out", f"{out}/model"]
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "intarsia", "train", *arguments]
+        child = os.posix_spawn(sys.executable, command, os.environ)
+        _, status, usage = os.wait4(child, 0)
+        if status:
+            sys.exit(f"training ended with status {os.waitstatus_to_exitcode(status)}")
+        seconds = time.perf_counter() - start
+        steps = [json.loads(line) for line in open(f"{out}/model/metrics.jsonl")]
+    return {
+        "command": " ".join(["intarsia", *command[3:-2]]),
+        "batch_size": BATCH,
+        "steps": steps[-1]["step"],
+        "seconds": round(seconds, 1),
+        "peak_gib": round(usage.ru_maxrss / 2**20, 2),
+        "machine": harness.machine(),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", type=Path, required=True, help="trained folder of the base")
+    found = measure(parser.parse_args().base)
+    (harness.RESULTS / "comalign_epoch.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
