@@ -5,8 +5,8 @@ rest:
 
 * An entity is a noun with the adjectives, participles and compounds before it, without
   determiners, numbers, quantifiers and possessives: "two brown dogs" -> "brown dogs". Pronouns,
-  words that only say where ("in the background") and words that only count are none: "a group of
-  people" -> "people". Adjectives after a form of "be" belong to the subject: "the dog is brown"
+  words that only say where ("in the background") and words that only count or show are none: "a
+  group of people" -> "people", "a picture of a dog" -> "dog". Adjectives after a form of "be" belong to the subject: "the dog is brown"
   -> "brown dog".
 * An action is made of words of the caption, never lemmas, without auxiliaries: "is sitting on" ->
   "sitting on". Prepositions alone are actions ("cat", "on", "mat"), also of several words
@@ -14,7 +14,8 @@ rest:
 * Coordinated subjects and objects give one relation each.
 * The subject is the one who acts: "a horse ridden by a man" -> ("man", "ridden", "horse").
 * "a man's hat" -> ("man", "'s", "hat").
-* A relation with a pronoun in it is dropped; a relative pronoun stands for its antecedent.
+* A relation with a pronoun in it is dropped, but a relative pronoun stands for its antecedent, and
+  that of "a man with a dog beside him" for the man: ("dog", "beside", "man").
 """
 
 from __future__ import annotations

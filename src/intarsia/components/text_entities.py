@@ -33,6 +33,7 @@ COLLECTIVES = frozenset(
     "group groups pair couple bunch lot lots number set series row rows piece pieces body bodies"
     " crowd team herd flock pack variety kind type sort line one some all both each".split()
 )
+PICTURES = frozenset("picture photo photograph image shot view close-up closeup".split())
 POSITIONS = frozenset(
     "front side sides middle background foreground distance midst left right inside outside"
     " midair".split()
@@ -84,15 +85,19 @@ def is_entity(word: Word) -> bool:
     if word.lower in PRONOUNS or not re.search("[A-Za-z]", word.text):
         return False
     if word.tag in ADJECTIVES:
-        return word.dep in ARGUMENTS and word.lower not in QUANTIFIERS
+        return (
+            word.dep in ARGUMENTS and word.lower not in QUANTIFIERS and not is_position(word)
+        )
     if word.tag not in NOUNS or first_conjunct(word).dep in MODIFIERS:
         return False
     return counted(word) is None and not is_position(word)
 
 
 def counted(word: Word) -> Word | None:
-    """What a collective noun counts: "people" for the "group" of "a group of people"."""
-    if word.lower not in COLLECTIVES:
+    """What a collective noun counts: "people" for the "group" of "a group of people". A caption
+    that is "a picture of a dog" speaks of the dog alone."""
+    shows = word.lower in PICTURES and word.dep in {"ROOT", "attr"}
+    if word.lower not in COLLECTIVES and not shows:
         return None
     inner = [noun for of in of_phrases(word) for noun in of.all("pobj")]
     return inner[0] if inner and inner[0].tag in NOUNS else None

@@ -17,6 +17,7 @@ from intarsia.components.text_entities import (
     counted,
     first_conjunct,
     is_position,
+    of_phrases,
     things,
 )
 
@@ -136,6 +137,33 @@ def _of_noun(noun: Word) -> Iterator[Triplet]:
         of = link[0].lower == "of"
         if not (counts and of) and (of or not light):
             yield from _combined(_modified(noun, link[0]), link, places)
+    for link in _looking_back(noun):
+        yield from _combined(alone(noun), link, _carriers(noun))
+
+
+def _carriers(noun: Word) -> list[Word]:
+    """Whom a noun is with: the star of "a star with a square above it"."""
+    beside = first_conjunct(noun).head
+    if beside.lower != "with" or first_conjunct(noun).dep != "pobj":
+        return []
+    return subjects(beside.head) if is_verb(beside.head) else _modified(beside.head, beside)
+
+
+def _looking_back(noun: Word) -> Iterator[tuple[Word, ...]]:
+    """The words between a noun and a pronoun: "above it", "in front of him", "to its left"."""
+    for preposition in noun.all("prep"):
+        yield from _to_pronoun(preposition, (preposition,))
+
+
+def _to_pronoun(preposition: Word, link: tuple[Word, ...]) -> Iterator[tuple[Word, ...]]:
+    for end in preposition.all("pobj"):
+        if end.tag == "PRP":
+            yield link
+        elif is_position(end):
+            if any(owner.tag == "PRP$" for owner in end.all("poss")):
+                yield (*link, end)
+            for of in of_phrases(end):
+                yield from _to_pronoun(of, (*link, end, of))
 
 
 def _combined(who: Iterable[Word], action: Iterable[Word], whom: list[Word]) -> Iterator[Triplet]:
