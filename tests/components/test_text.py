@@ -59,6 +59,10 @@ def test_entities(parse: Parse, caption: str, texts: list[str]) -> None:
         ("a cat right of a mat", ["cat right of mat"]),
         ("left of a mat there is a cat", ["cat left of mat"]),
         ("a black cup higher up than a large plate", ["black cup higher than large plate"]),
+        (
+            "an orange star lower down than a ring, and a red heart higher up than a blue cross",
+            ["orange star lower than ring", "red heart higher than blue cross"],
+        ),
         ("a boy taller than a girl", ["boy taller than girl"]),
         ("a picture of a cat above a dog", ["cat above dog"]),
         ("a man takes a picture of a dog", ["man takes picture", "picture of dog"]),

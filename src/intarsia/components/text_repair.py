@@ -93,10 +93,16 @@ def _compared(word: Word) -> Word | None:
 def _make_preposition(word: Word, link: Word) -> None:
     """Let ``word`` and the preposition ``link`` behind it say where the noun before it is."""
     nouns = [c for c in word.children if c.tag in NOUNS and c.index < word.index]
-    word.tag = "IN"
-    word.children, link.head = [link], word
+    if link.head is not word:
+        link.head.children.remove(link)
+        link.head = word
+        word.children.append(link)
     if nouns:
-        _take_place(nouns[-1], word)
-        word.head = nouns[-1]
-        word.head.children.append(word)
-    word.dep = "prep"
+        noun = nouns[-1]
+        _take_place(noun, word)
+        rest = [child for child in word.children if child not in (noun, link)]
+        for child in rest:
+            child.head = noun
+        noun.children += [*rest, word]
+        word.head, word.children = noun, [link]
+    word.tag, word.dep = "IN", "prep"
