@@ -118,6 +118,9 @@ def test_the_similarity_is_equations_10_and_11(directed):
     (g, _), (e_i2t, e_t2i), (r_i2t, r_t2i) = (
         both_ways(image, text, name) for name in ("global", "entity", "relation")
     )
+    if directed:
+        roles = both_ways(image, text, "roles")
+        r_i2t, r_t2i = r_i2t + roles[0], r_t2i + roles[1]
     i2t, t2i = pairwise_scores(image, text, method.terms)
     torch.testing.assert_close(i2t, base + a1 * (g + e_i2t + r_i2t) + a2 * (e_t2i + r_t2i))
     torch.testing.assert_close(t2i, base + b1 * (g + e_t2i + r_t2i))
@@ -297,12 +300,13 @@ def swapped(x: Features) -> Features:
 
 def test_only_directed_relations_know_their_roles():
     x = features()
-    for directed in (False, True):
-        method = made(directed=directed)
-        for a, b in zip(encoded(method, x), encoded(method, swapped(x)), strict=True):
-            real = a.masks["relation"]
-            same = torch.allclose(a["relation"][real], b["relation"][real], atol=1e-5)
-            assert same is not directed
+    method = made(directed=True)
+    for a, b in zip(encoded(method, x), encoded(method, swapped(x)), strict=True):
+        for name in ("relation", "roles"):
+            real = a.masks[name]
+            same = torch.allclose(a[name][real], b[name][real], atol=1e-5)
+            assert same is (name == "relation")
+    assert "roles" not in encoded(made(), x)[0].groups
 
 
 def test_the_order_in_which_a_pair_of_regions_is_listed_is_no_role():
@@ -319,6 +323,24 @@ def test_the_order_in_which_a_pair_of_regions_is_listed_is_no_role():
         strict=True,
     ):
         torch.testing.assert_close(a, b)
+
+
+def test_training_contrasts_relations_with_exchanged_roles():
+    x, method = features(), made(directed=True, dropout=0.0)
+    method.temperatures["roles"].logit_scale.data.fill_(1.3)
+    plain = method.loss(*encoded(method, x))
+    assert "exchanged" not in plain
+    image, text = encoded(method.train(), x)
+    other = method.encode_text(swapped(x))
+    expected = []
+    for i in range(len(image)):
+        a, b, c = (real(side, "roles", i) for side in (image, text, other))
+        if len(b):
+            gaps = score(a, c) - score(a, b), score(c, a) - score(b, a)
+            expected.append(sum(F.softplus(math.exp(1.3) * gap) for gap in gaps) / 2)
+    losses = method.loss(image, text)
+    torch.testing.assert_close(losses["exchanged"], torch.stack(expected).mean())
+    torch.testing.assert_close(losses["loss"], plain["loss"] + losses["exchanged"])
 
 
 def world(batch: int, g: torch.Generator) -> tuple[Features, Tensor]:
@@ -375,6 +397,7 @@ def test_a_above_b_is_told_from_b_above_a(directed):
         ({"terms": ["entities"]}, "group of ComAlign 'entities': choose from entity, global"),
         ({"drop_features": ["x"]}, "group of ComAlign 'x'"),
         ({"terms": ["entity"], "drop_features": ["entity"]}, "every term is dropped"),
+        ({"directed": True, "drop_features": ["relation"]}, "directed relations need relations"),
         ({"architecture": "cnn"}, "architecture 'cnn': choose from fc_separate"),
         ({"width": 8, "residual": True}, "base's width 16, not 8"),
         ({"width": 8, "train_text": False}, "base's width 16, not 8"),

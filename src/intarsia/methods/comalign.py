@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intarsia.errors import ConfigError, unknown
@@ -19,6 +20,8 @@ from intarsia.methods.base import (
 )
 from intarsia.ops.attention import attend
 from intarsia.ops.contrastive import info_nce, matched_info_nce
+from intarsia.ops.ranks import current_ranks
+from intarsia.ops.similarity import paired_scores
 from intarsia.types import Components, Dims, Embeddings, Features, Normalise, Term
 
 Group = Literal["global", "entity", "relation"]
@@ -42,8 +45,12 @@ class ComAlign(Method):
     linear layer behind them; each loss has a temperature of its own.
 
     Ours, not the paper's: ``residual`` starts the transformer's output at the base's own vectors.
-    ``directed`` gives a relation its roles: the picture's pair of regions in both orders as
-    [first region, second region, both, geometry], the text's as [subject, action, object].
+    ``directed`` adds a fourth similarity, ``roles``, of relations that know who does something to
+    whom: the picture's pairs of regions in both orders as [first region, second region, both,
+    geometry], the text's as [subject, action, object], a small network a side, mean-max. It stays
+    outside the transformer, whose attention mixes the roles again; and since few pairs of a batch
+    differ in direction alone, it is also contrasted with each text's own relations with subject
+    and object exchanged.
 
     Args:
         dims: sizes of the backbone.
@@ -60,7 +67,7 @@ class ComAlign(Method):
         count_padding: padding takes part in the means and maxima as zero vectors, as in the
             authors' code.
         residual: add the transformer's output to its input.
-        directed: relations keep their roles.
+        directed: match relations by their roles, too.
         num_entities: the place of the first relation in the sequence is behind so many entities.
         alpha1: weight of the image-to-text scores in the image-to-text similarity.
         alpha2: weight of the text-to-image scores in it.
@@ -114,6 +121,8 @@ class ComAlign(Method):
         self.used = tuple(g for g in GROUPS if g in terms and g not in self.dropped)
         if not self.used:
             raise ConfigError("ComAlign has nothing to match: every term is dropped")
+        if directed and "relation" in self.dropped:
+            raise ConfigError("directed relations need relations: do not drop them")
         self.needs = frozenset({"components", "roles"} if directed else {"components"})
         self.w_global = w_global
         self.count_padding, self.num_entities = count_padding, num_entities
@@ -123,64 +132,61 @@ class ComAlign(Method):
         self.text_encoder = _Encoder(*shape) if train_text else None
         self.image_roles = _roles(3 * dims.embed + GEOMETRY, dims.embed) if directed else None
         self.text_roles = _roles(3 * dims.embed, dims.embed) if directed else None
-        self.temperatures = nn.ModuleDict({name: Temperature() for name in self.used})
+        matched = (*self.used, "roles") if directed else self.used
+        self.temperatures = nn.ModuleDict({name: Temperature() for name in matched})
 
     @property
     def terms(self) -> tuple[Term, ...]:
         a1, a2, b1 = self.mixture.tolist()
-        own = {
-            "global": Term("global", "dot", i2t=a1, t2i=b1),
-            "entity": Term("entity", "mean_max", i2t=a1, t2i=b1, reverse=a2),
-            "relation": Term("relation", "mean_max", i2t=a1, t2i=b1, reverse=a2),
-        }
-        return Term("base", "dot"), *(own[name] for name in self.used)
+        whole = Term("global", "dot", i2t=a1, t2i=b1)
+        fine = (
+            Term(name, "mean_max", i2t=a1, t2i=b1, reverse=a2)
+            for name in self.temperatures
+            if name != "global"
+        )
+        return Term("base", "dot"), *((whole,) if "global" in self.used else ()), *fine
 
     def encode_image(self, x: Features) -> Embeddings:
         parts = _needed(x.image_parts)
-        relations, mask = normalised(parts.relations), parts.relation_mask
+        image = self._encode(self.image_encoder, x.require("image_global"), parts)
         if self.image_roles is not None:
             assert parts.boxes is not None and parts.parts is not None
-            ends = normalised(parts.parts)
+            ends, together = normalised(parts.parts), normalised(parts.relations)
             both = [
-                torch.cat([ends[:, :, i], ends[:, :, 1 - i], relations, _geometry(boxes)], -1)
+                torch.cat([ends[:, :, i], ends[:, :, 1 - i], together, _geometry(boxes)], -1)
                 for i, boxes in enumerate((parts.boxes, parts.boxes.flip(2)))
             ]
-            relations, mask = self.image_roles(torch.cat(both, 1)), mask.repeat(1, 2)
-        whole = x.require("image_global")
-        return self._encode(self.image_encoder, whole, parts, relations, mask)
+            vectors = self.image_roles(torch.cat(both, 1))
+            _add(image, "roles", vectors, parts.relation_mask.repeat(1, 2))
+        return image
 
     def encode_text(self, x: Features) -> Embeddings:
         parts = _needed(x.text_parts)
-        relations = normalised(parts.relations)
+        text = self._encode(self.text_encoder, x.require("text_global"), parts)
         if self.text_roles is not None:
             assert parts.parts is not None
-            relations = self.text_roles(normalised(parts.parts).flatten(2))
-        whole = x.require("text_global")
-        return self._encode(self.text_encoder, whole, parts, relations, parts.relation_mask)
+            ends, mask = normalised(parts.parts), parts.relation_mask
+            _add(text, "roles", self.text_roles(ends.flatten(2)), mask)
+            if self.training:
+                _add(text, "exchanged", self.text_roles(ends.flip(2).flatten(2)), mask)
+        return text
 
-    def _encode(
-        self,
-        encoder: _Encoder | None,
-        whole: Tensor,
-        parts: Components,
-        relations: Tensor,
-        relation_mask: Tensor,
-    ) -> Embeddings:
+    def _encode(self, encoder: _Encoder | None, whole: Tensor, parts: Components) -> Embeddings:
         base, entities = normalised(whole), normalised(parts.entities)
+        relations = normalised(parts.relations)
         sizes = [1, entities.shape[1], relations.shape[1]]
         masks = {
-            "global": relation_mask.new_ones(len(base), 1),
+            "global": parts.entity_mask.new_ones(len(base), 1),
             "entity": parts.entity_mask,
-            "relation": relation_mask,
+            "relation": parts.relation_mask,
         }
         for name in self.dropped:
             masks[name] = torch.zeros_like(masks[name])
         mask = torch.cat([masks[name] for name in GROUPS], 1)
         sequence = torch.cat([base[:, None], entities, relations], 1)
         if encoder is not None:
-            length = parts.relation_mask.shape[1]
             rows = [torch.zeros(1), 1 + torch.arange(sizes[1])]
-            rows.append(1 + self.num_entities + torch.arange(sizes[2]) % max(1, length))
+            rows.append(1 + self.num_entities + torch.arange(sizes[2]))
             sequence = encoder(sequence, mask, torch.cat(rows).to(base.device))
         found = dict(zip(GROUPS, sequence.split(sizes, 1), strict=True))
         groups = {"base": base}
@@ -202,11 +208,40 @@ class ComAlign(Method):
             else:
                 masks = image.masks.get(name), text.masks.get(name)
                 losses[name] = matched_info_nce(image[name], text[name], *masks, scale, positives)
+        if self.text_roles is not None:
+            losses["roles"] = matched_info_nce(
+                image["roles"],
+                text["roles"],
+                image.masks["roles"],
+                text.masks["roles"],
+                self.temperatures["roles"](),
+                positives,
+            )
+            if "exchanged" in text.groups:
+                losses["exchanged"] = self._direction_loss(image, text)
         total = sum(
             self.w_global * value if name == "global" else value for name, value in losses.items()
         )
         assert isinstance(total, Tensor)
         return {"loss": total, **losses}
+
+    def _direction_loss(self, image: Embeddings, text: Embeddings) -> Tensor:
+        """How far each text's relations match its picture better than with exchanged roles."""
+        mask = text.masks["roles"]
+        true, false = (
+            torch.stack(
+                paired_scores(
+                    image,
+                    Embeddings({"roles": text[name]}, {"roles": mask}),
+                    [Term("roles", "mean_max")],
+                )
+            )
+            for name in ("roles", "exchanged")
+        )
+        loss = F.softplus(self.temperatures["roles"]() * (false - true)).mean(0)[mask.any(1)]
+        ranks = current_ranks()
+        count = ranks.sum(loss.new_tensor(float(len(loss))))
+        return ranks.sum(loss.sum()) / count.clamp(min=1)
 
 
 class _Encoder(nn.Module):
@@ -302,6 +337,11 @@ def _geometry(boxes: Tensor) -> Tensor:
     overlap_w = torch.minimum(x1[..., 0], x1[..., 1]) - torch.maximum(x0[..., 0], x0[..., 1])
     overlap_h = torch.minimum(y1[..., 0], y1[..., 1]) - torch.maximum(y0[..., 0], y0[..., 1])
     return torch.cat([offset, torch.stack([overlap_w, overlap_h], -1), w, h], -1)
+
+
+def _add(side: Embeddings, group: str, vectors: Tensor, mask: Tensor) -> None:
+    side.groups[group] = normalised_for_matching(vectors) * mask[..., None]
+    side.masks[group] = mask
 
 
 def _needed(parts: Components | None) -> Components:
