@@ -44,6 +44,20 @@ def test_what_is_missing_is_named_with_its_source(
     assert findings["train2014/*.jpg"]["state"] == "missing"
 
 
+def test_the_layout_of_ones_own_pictures_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(f"data check image_folder --root {tmp_path}".split())
+    out = capsys.readouterr().out
+    assert "SPLIT/CLASS/PICTURE, as val/cat/1.jpg" in out and "1 of 2 in order" in out
+    for name in ("cat", "dog"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        (tmp_path / "val" / name / "1.jpg").touch()
+    main(f"data check image_folder --root {tmp_path}".split())
+    assert "2 of 2 in order" in capsys.readouterr().out
+
+
 def test_without_names_the_paper_is_checked_in_the_data_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,7 +72,7 @@ def test_without_names_the_paper_is_checked_in_the_data_root(
     ("arguments", "message"),
     [
         ("data chekc", "unknown verb of data 'chekc': choose from check"),
-        ("data check imagenet", "unknown data set 'imagenet': choose from aro"),
+        ("data check imagesnet", "unknown data set 'imagesnet': choose from aro"),
     ],
 )
 def test_mistakes_are_one_clear_line(

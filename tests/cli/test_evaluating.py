@@ -91,24 +91,51 @@ def test_zero_shot_and_probe_on_a_folder(folder, tmp_path, capsys):
     templates = tmp_path / "templates.txt"
     templates.write_text("a {} .\n")
     result = run(
-        f"zero-shot --root {folder} --sentences {templates} --score method", tmp_path / "z.json"
+        f"zero-shot --data image_folder --root {folder} --sentences {templates} --score method",
+        tmp_path / "z.json",
     )
     assert (result["protocol"], result["data"], result["n"]) == ("zero-shot (method)", "shades", 6)
     assert result["config"]["evaluation"] == {"sentences": str(templates), "score": "method"}
     assert result["split"] == "val"
-    result = run(f"probe --root {folder}", tmp_path / "p.json")
+    result = run(f"probe --data image_folder --root {folder}", tmp_path / "p.json")
     assert result["metrics"]["top1"]["value"] == 100
     assert result["config"]["evaluation"]["penalty"] in PENALTIES
     main(f"compare --a {tmp_path / 'p.json'} --b {tmp_path / 'p.json'}".split())
     assert "macro_top1" in capsys.readouterr().out
 
 
+def test_an_image_folder_is_data_like_any_other(folder, tmp_path):
+    """A part of a split, and a protocol that knows nothing of classes."""
+    data = f"--data image_folder --root {folder} --split val[:4]"
+    assert run(f"zero-shot {data}", tmp_path / "z.json")["n"] == 4
+    result = run(f"retrieval {data}", tmp_path / "r.json")
+    assert (result["data"], result["split"], result["n"]) == ("image_folder", "val[:4]", 4)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "told"),
+    [
+        ("pointing", "The metric `pointing` of `grounding` is another figure"),
+        ("grounding", "not that of the protocol `pointing`"),
+        ("zero-shot", "--data image_folder reads --root/SPLIT/CLASS/PICTURE"),
+    ],
+)
+def test_help_tells_what_may_be_mistaken(protocol, told, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", protocol, "--help"])
+    assert stop.value.code == 0
+    assert told in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("probe --root {folder} --split train", "--train-split and --split are both 'train'"),
-        ("zero-shot --root {folder} --split test", "unknown split of an image folder 'test'"),
-        ("zero-shot --root {folder} --sentences no.txt", "no.txt: cannot be read"),
+        ("probe {data} --split train", "--train-split and --split are both 'train'"),
+        ("zero-shot {data} --split test", "unknown split of an image folder 'test'"),
+        ("zero-shot {data} --sentences no.txt", "no.txt: cannot be read"),
+        ("zero-shot --data image_folder", "'image_folder' needs the path of its files as root"),
+        ("probe --data scenes", "sorted by class: image_folder or imagenet, not 'scenes'"),
+        ("probe --data imagesfolder", "unknown data set 'imagesfolder'"),
         (
             "grounding --data scenes --components.detector onnx:x",
             "--components.detector finds proposals: add --source proposals",
@@ -118,7 +145,7 @@ def test_zero_shot_and_probe_on_a_folder(folder, tmp_path, capsys):
     ],
 )
 def test_mistakes_are_one_clear_line(arguments, message, folder, capsys):
-    line = arguments.format(folder=folder)
+    line = arguments.format(data=f"--data image_folder --root {folder}")
     with pytest.raises(SystemExit) as stop:
         main(f"evaluate {line} --model scenes-clip --device cpu".split())
     assert stop.value.code == 2

@@ -59,19 +59,30 @@ def test_pictures_may_lie_in_another_folder(tmp_path: Path) -> None:
 
 
 def test_every_reader_of_a_published_data_set_has_a_layout() -> None:
-    assert set(READERS) - {*OWN_FILES, "scenes"} <= set(LAYOUTS)
+    assert set(READERS) - {*OWN_FILES, "scenes"} | {"image_folder"} <= set(LAYOUTS)
     assert set(PAPER) <= set(LAYOUTS)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layouts_ask_for_what_can_be(name: str, tmp_path: Path) -> None:
     for expected in LAYOUTS[name]:
-        assert "http" in expected.source
+        assert name in OWN_FILES or expected.path == "classes.*" or "http" in expected.source
         single = "*" not in expected.path
         assert (expected.size is None and expected.least == 1) or single
         path = tmp_path / expected.path.replace("*", "1")
         put(path)
         assert expected.files(tmp_path) == [path]
+
+
+def test_an_image_folder_is_folders_of_folders_of_pictures(tmp_path: Path) -> None:
+    put(tmp_path / "1.jpg")
+    put(tmp_path / "cat" / "1.jpg")
+    pictures, names = check("image_folder", tmp_path)
+    assert pictures.state == "missing" and "SPLIT/CLASS/PICTURE" in pictures.source
+    assert names.ok and "classes.json" in names.source
+    for name in ("cat", "dog"):
+        put(tmp_path / "val" / name / "1.jpg")
+    assert all(finding.ok for finding in check("image_folder", tmp_path))
 
 
 def test_unknown_names_fail_with_the_choices(tmp_path: Path) -> None:

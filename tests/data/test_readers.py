@@ -23,13 +23,13 @@ def test_unknown_name_fails_at_once_with_the_choices() -> None:
         read("cocoo")
 
 
-@pytest.mark.parametrize("name", ["file", "webdataset", "table"])
+@pytest.mark.parametrize("name", ["file", "webdataset", "table", "image_folder"])
 def test_own_files_need_a_path(name: str) -> None:
     with pytest.raises(ConfigError, match=f"'{name}' needs the path"):
         read(name)
 
 
-@pytest.mark.parametrize("name", ["flickr8k", "flickr30k", "coco"])
+@pytest.mark.parametrize("name", ["flickr8k", "flickr30k", "coco", "imagenet"])
 def test_known_data_sets_are_looked_for_in_the_data_root(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,5 +83,7 @@ def test_every_reader_has_its_name() -> None:
         "file",
         "webdataset",
         "table",
+        "image_folder",
+        "imagenet",
         "scenes",
     }

@@ -92,6 +92,17 @@ def test_the_point_is_that_of_the_protocol_pointing(model, records):
         assert ours[name].values.tolist() == other[name].values.tolist()
 
 
+def test_the_protocol_pointing_cuts_wide_pictures_and_grounding_does_not(colour_model, painted):
+    """A picture twice as wide as high: the middle half is what the backbone cuts out."""
+    boxes = {"red": (0, 0, 48, 112), "blue": (64, 0, 160, 112)}
+    record = record_of(painted((224, 112), boxes), boxes)
+    whole = evaluate_grounding(colour_model, [record], Problems()).per_query
+    cut = evaluate_pointing(colour_model, [record], Problems()).per_query
+    assert whole["pointing"].values.tolist() == [100, 100]
+    assert cut["pointing"].values.tolist() == [0, 100]
+    assert cut["pointing_chance"].values[0] == 0 < whole["pointing_chance"].values[0]
+
+
 def test_a_wrong_word_is_found_wrong(colour_model, painted):
     boxes = {"red": QUADRANTS[0], "blue": QUADRANTS[3]}
     image = painted((112, 112), boxes)

@@ -94,7 +94,7 @@ def test_every_failure_shows_both_models(page, suite):
         assert case["true"] in text and case["false"] in text
         assert "clip" in text and "registers" in text
         first = case["models"][0]
-        assert attrs["data-first"] == ("right" if first["true"] > first["false"] else "wrong")
+        assert attrs["data-first"] == ("right" if first["is_right"] else "wrong")
         assert f"{first['true']:.3f}" in text
     heats = [attrs for attrs, _ in page.find("image", "heat")]
     assert len(heats) == sum(len(m["views"]) for case in cases for m in case["models"])

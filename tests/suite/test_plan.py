@@ -79,9 +79,20 @@ def test_folders_of_classes_are_named_and_probed(tmp_path, records):
             folder = tmp_path / split / f"class {i % 2}"
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(record.image).save(folder / f"{i}.png")
-    plan = make_plan(tmp_path, [f"image-folder@{tmp_path}", f"image-folder:test@{tmp_path}"])
-    assert [task.protocol for task in plan.tasks] == ["zero-shot", "probe"]
+    splits = ("", ":test", ":val[:3]")
+    plan = make_plan(tmp_path, [f"image_folder{split}@{tmp_path}" for split in splits])
+    assert [task.protocol for task in plan.tasks] == ["zero-shot", "probe"] * 2
+    assert len(plan.tasks[0].given) == 4 and len(plan.tasks[2].given) == 3
+    assert all(task.inspection for task in plan.tasks)
     assert "unknown split" in plan.skipped[0].reason
+
+
+def test_classes_that_cannot_be_told_apart_are_skipped(tmp_path):
+    for name in ("hot_dog", "hot-dog"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "val" / name / "1.png")
+    (skip,) = make_plan(tmp_path, [f"image_folder@{tmp_path}"]).skipped
+    assert "'hot-dog' and 'hot_dog' have the same sentences" in skip.reason
 
 
 def test_the_key_is_of_everything_that_is_asked(records):
@@ -102,7 +113,11 @@ def test_the_key_is_of_everything_that_is_asked(records):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("scans", "unknown data set 'scans'"), ("table", "write table@PATH")],
+    [
+        ("scans", "unknown data set 'scans'"),
+        ("table", "write table@PATH"),
+        ("image_folder", "write image_folder@PATH"),
+    ],
 )
 def test_what_is_no_data_set(text, message, tmp_path):
     with pytest.raises(ConfigError, match=message):

@@ -44,7 +44,7 @@ def test_the_figures_are_those_of_the_protocol_itself(suite, models, open_model)
 
 def test_nothing_is_computed_twice(suite, suite_folder, models, open_model):
     again = run_suite(models, make_plan(suite_folder, DATA), suite_folder, open_model, num_worst=3)
-    assert suite.num_computed == 7 * 3 + 6 and again.num_computed == 0
+    assert suite.num_computed == 7 * 3 + 7 and again.num_computed == 0
     assert [str(task) for task in again.results] == [str(task) for task in suite.results]
     assert list(again.failures.values()) == list(suite.failures.values())
 
@@ -116,22 +116,36 @@ def test_a_model_is_named_once(tmp_path, models, open_model):
 
 
 def test_failures_are_the_worst_mistakes_of_the_last_model(suite, models):
+    assert list(suite.failures) == suite.plan.tasks
     for task, cases in suite.failures.items():
         leads = [case["models"][-1]["false"] - case["models"][-1]["true"] for case in cases]
         assert 0 < len(cases) <= 3, task
         assert min(leads) > -1e-5, task
         assert leads == sorted(leads, reverse=True) or max(leads) - min(leads) < 1e-5, task
         for case in cases:
-            assert len(case["models"]) == 2 and case["picture"].startswith("data:image/webp")
-            assert case["width"] <= 320 and case["true"] != case["false"]
+            assert len(case["models"]) == 2 and case["true"] != case["false"]
+            for shot in case["shots"]:
+                assert shot["picture"].startswith("data:image/webp") and shot["width"] <= 320
+            assert len(case["shots"]) == (2 if task.protocol == "region-retrieval" else 1)
             for model in case["models"]:
-                assert len(model["views"]) == (2 if case["false"] else 1)
+                assert len(model["views"]) == (len(case["shots"]) if not case["false"] else 2)
+
+
+def test_failures_kept_in_another_format_are_made_again(tmp_path, models, open_model):
+    plan = one(tmp_path)
+    run_suite(models[:1], plan, tmp_path, open_model, num_worst=2)
+    (path,) = tmp_path.glob("failures/*.json")
+    kept = json.loads(path.read_text())
+    kept["suite"]["format"] -= 1
+    path.write_text(json.dumps(kept | {"cases": []}))
+    again = run_suite(models[:1], plan, tmp_path, open_model, num_worst=2)
+    assert again.num_computed == 1 and len(again.failures[plan.tasks[0]]) == 2
 
 
 def test_mistakes_are_as_many_as_the_protocol_counts(suite, models, open_model):
     for task, results in suite.results.items():
         metric = {"retrieval": "i2t_r1", "negatives": "micro"}
-        metric |= {"boxes-instances-roi": "top1"}
+        metric |= {"boxes-instances-roi": "top1", "region-retrieval": "r1"}
         if task.protocol in metric:
             outcomes = results["registers"]["per_query"][metric[task.protocol]]["values"]
             model, _ = open_model(models[2])

@@ -25,6 +25,7 @@ def data(arguments: list[str]) -> None:
 
 
 def _check(arguments: list[str]) -> None:
+    from intarsia.data.readers import OWN_FILES
     from intarsia.runtime import data_root
 
     parser = command(
@@ -34,12 +35,16 @@ def _check(arguments: list[str]) -> None:
     )
     parser.add_argument("names", nargs="*", default=[], help=f"default: {' '.join(PAPER)}")
     parser.add_argument(
-        "--root", type=Path, default=data_root(), help="the folder that holds the data sets' own"
+        "--root",
+        type=Path,
+        default=data_root(),
+        help="the folder that holds the data sets' own; an image_folder's own",
     )
     parser.add_argument("--json", type=Path | None, default=None, help="write the findings here")
     options = parser.parse_args(arguments)
     names = options.names or list(PAPER)
-    findings = [finding for name in names for finding in check(name, options.root / name)]
+    places = {name: options.root if name in OWN_FILES else options.root / name for name in names}
+    findings = [finding for name in names for finding in check(name, places[name])]
     _show(findings)
     if options.json:
         rows = [asdict(finding) | {"ok": finding.ok} for finding in findings]

@@ -52,7 +52,9 @@ def evaluate(arguments: list[str]) -> None:
 
 def _protocol(protocol: str, run: Any, arguments: list[str]) -> None:
     """A protocol on the records of any reader."""
-    parser = _evaluation_parser(protocol, run.__doc__ or "")
+    from intarsia.evaluation.pointing import VIEWS
+
+    parser = _evaluation_parser(protocol, run.__doc__ or "", VIEWS.get(protocol, ""))
     add_data_arguments(parser, "test")
     if protocol == "boxes":
         _add_box_arguments(parser)
@@ -108,12 +110,10 @@ def _benchmark(name: str, arguments: list[str]) -> None:
 
 
 def _zero_shot(arguments: list[str]) -> None:
-    from intarsia.data.image_folder import class_names, image_folder
-    from intarsia.data.problems import Problems
     from intarsia.evaluation.zero_shot import Score, class_sentences, evaluate_zero_shot
 
-    parser = _evaluation_parser("zero-shot", evaluate_zero_shot.__doc__ or "")
-    _add_folder_arguments(parser)
+    parser = _evaluation_parser("zero-shot", evaluate_zero_shot.__doc__ or "", CLASS_LAYOUT)
+    add_data_arguments(parser, "val")
     parser.add_argument(
         "--sentences",
         type=Path | None,
@@ -128,54 +128,68 @@ def _zero_shot(arguments: list[str]) -> None:
         help="global vectors as in an ordinary CLIP, or the method's own similarity",
     )
     options = parser.parse_args(arguments)
-    problems = Problems(options.max_bad_fraction)
-    sentences = class_sentences(class_names(options.root, options.split), options.sentences)
-    records = list(image_folder(options.root, options.split, problems))
+    data = _class_folder("zero-shot", options)
+    problems = data.problems()
+    records = data.read(problems)
+    sentences = class_sentences(_class_names(data), options.sentences)
     model, config = _opened(options)
     evaluation = evaluate_zero_shot(
         model, records, problems, sentences=sentences, score=options.score
     )
     config |= {"evaluation": {"sentences": options.sentences, "score": options.score}}
-    _keep(options, problems, evaluation, config, "zero-shot", options.root.name, options.split)
+    _keep(options, problems, evaluation, config, "zero-shot", data.root.absolute().name, data.split)
 
 
 def _probe(arguments: list[str]) -> None:
-    from intarsia.data.image_folder import class_names, image_folder
-    from intarsia.data.problems import Problems
+    from dataclasses import replace
+
     from intarsia.evaluation.probe import evaluate_probe
 
-    parser = _evaluation_parser("probe", evaluate_probe.__doc__ or "")
-    _add_folder_arguments(parser)
-    parser.add_argument("--train-split", default="train", help="folder in --root to fit on")
+    parser = _evaluation_parser("probe", evaluate_probe.__doc__ or "", CLASS_LAYOUT)
+    add_data_arguments(parser, "val")
+    parser.add_argument("--train-split", default="train", help="what to fit on")
     options = parser.parse_args(arguments)
     if options.train_split == options.split:
         raise ConfigError(f"--train-split and --split are both {options.split!r}")
-    problems = Problems(options.max_bad_fraction)
-    train, test = (
-        list(image_folder(options.root, split, problems))
-        for split in (options.train_split, options.split)
-    )
+    data = _class_folder("probe", options)
+    fitted = replace(data, split=options.train_split)
+    problems = data.problems()
+    train, test = fitted.read(problems), data.read(problems)
     model, config = _opened(options)
-    names = class_names(options.root, options.train_split)
-    evaluation = evaluate_probe(model, train, test, problems, names=names)
+    evaluation = evaluate_probe(model, train, test, problems, names=_class_names(fitted))
     settings = {"train_split": options.train_split, "penalty": evaluation.penalty}
     config |= {"evaluation": settings}
-    _keep(options, problems, evaluation, config, "probe", options.root.name, options.split)
+    _keep(options, problems, evaluation, config, "probe", data.root.absolute().name, data.split)
 
 
-def _add_folder_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--root",
-        type=Path,
-        required=True,
-        help="folder with SPLIT/CLASS/PICTURE and perhaps classes.json or classes.txt, the names",
-    )
-    parser.add_argument("--split", default="val", help="folder in --root")
-    parser.add_argument("--max-bad-fraction", type=float, default=0.01)
+CLASS_LAYOUT = (
+    "--data image_folder reads --root/SPLIT/CLASS/PICTURE; a class is named by its folder, or in "
+    "classes.json or classes.txt in --root."
+)
 
 
-def _evaluation_parser(protocol: str, description: str) -> ArgumentParser:
-    parser = command(f"evaluate {protocol}", description.split("\n")[0])
+def _class_folder(protocol: str, options: Namespace) -> Any:
+    """The data asked for, with their folder, if they are pictures sorted by class."""
+    from dataclasses import replace
+
+    from intarsia.data.readers import CLASS_FOLDERS, place_of
+
+    data = data_of(options)
+    place = place_of(data.name, data.root)
+    if data.name not in CLASS_FOLDERS:
+        valid = " or ".join(CLASS_FOLDERS)
+        raise ConfigError(f"{protocol} needs pictures sorted by class: {valid}, not {data.name!r}")
+    return replace(data, root=place)
+
+
+def _class_names(data: Any) -> tuple[str, ...]:
+    from intarsia.data.image_folder import class_names
+
+    return class_names(data.root, data.split.partition("[")[0])
+
+
+def _evaluation_parser(protocol: str, description: str, more: str = "") -> ArgumentParser:
+    parser = command(f"evaluate {protocol}", f"{description.splitlines()[0]} {more}".strip())
     parser.add_argument("--model", required=True, help="trained folder, or a backbone (hf:NAME...)")
     parser.add_argument("--json", type=Path | None, default=None, help="write the result here")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))

@@ -6,8 +6,8 @@ rest:
 * An entity is a noun with the adjectives, participles and compounds before it, without
   determiners, numbers, quantifiers and possessives: "two brown dogs" -> "brown dogs". Pronouns,
   words that only say where ("in the background") and words that only count or show are none: "a
-  group of people" -> "people", "a picture of a dog" -> "dog". Adjectives after a form of "be" belong to the subject: "the dog is brown"
-  -> "brown dog".
+  group of people" -> "people", "a picture of a dog" -> "dog". Adjectives after a form of "be"
+  belong to the subject: "the dog is brown" -> "brown dog".
 * An action is made of words of the caption, never lemmas, without auxiliaries: "is sitting on" ->
   "sitting on". Prepositions alone are actions ("cat", "on", "mat"), also of several words
   ("in front of"); after a verb they join it ("rides in front of").

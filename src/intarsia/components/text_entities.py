@@ -85,9 +85,7 @@ def is_entity(word: Word) -> bool:
     if word.lower in PRONOUNS or not re.search("[A-Za-z]", word.text):
         return False
     if word.tag in ADJECTIVES:
-        return (
-            word.dep in ARGUMENTS and word.lower not in QUANTIFIERS and not is_position(word)
-        )
+        return word.dep in ARGUMENTS and word.lower not in QUANTIFIERS and not is_position(word)
     if word.tag not in NOUNS or first_conjunct(word).dep in MODIFIERS:
         return False
     return counted(word) is None and not is_position(word)

@@ -34,6 +34,11 @@ REFER = "https://github.com/lichengunc/refer"
 ARO = "https://github.com/mertyg/vision-language-models-are-bows (its dataset_zoo downloads them)"
 SVO = "https://github.com/google-deepmind/svo_probes"
 SUGARCREPE = "https://github.com/RAIVNLab/sugar-crepe/tree/main/data"
+IMAGENET = "https://image-net.org/download.php (an account; ILSVRC2012, 145 GB)"
+CLASS_NAMES = (
+    'names of the classes, if not those of their folders: classes.json, as {"n02123": "cat"}, or '
+    "classes.txt, a line FOLDER NAME each"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +193,21 @@ LAYOUTS: dict[str, tuple[Expected, ...]] = {
     "refcoco": _refcoco("refcoco", "unc"),
     "refcoco+": _refcoco("refcoco+", "unc"),
     "refcocog": _refcoco("refcocog", "umd"),
+    "image_folder": (
+        Expected(
+            "*/*/*",
+            "your own pictures, sorted into folders: SPLIT/CLASS/PICTURE, as val/cat/1.jpg",
+            count=2,
+        ),
+        Expected("classes.*", CLASS_NAMES, optional=True),
+    ),
+    "imagenet": (
+        Expected("val/*/*.JPEG", f"{IMAGENET}, sorted into folders by class", count=50_000),
+        Expected(
+            "train/*/*.JPEG", f"{IMAGENET}, for the probe only", count=1_281_167, optional=True
+        ),
+        Expected("classes.*", CLASS_NAMES, optional=True),
+    ),
     "aro": (
         Expected("visual_genome_relation.json", ARO),
         Expected("visual_genome_attribution.json", ARO),

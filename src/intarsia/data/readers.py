@@ -12,6 +12,7 @@ from intarsia.data.coco import coco
 from intarsia.data.files import table_file
 from intarsia.data.flickr import flickr8k, flickr30k
 from intarsia.data.flickr_entities import flickr30k_entities
+from intarsia.data.image_folder import image_folder
 from intarsia.data.problems import Problems
 from intarsia.data.refcoco import refcoco
 from intarsia.data.table import read_table
@@ -33,8 +34,7 @@ def read(
 
     Args:
         name: One of ``READERS``.
-        root: The folder of a known data set (default: its name in :func:`data_root`), the path of
-            a ``file``, ``webdataset`` or ``table``; ``{split}`` in it stands for the split.
+        root: As for :func:`place_of`; ``{split}`` in it stands for the split.
         split: As the reader calls it; a single file has none, save by ``{split}`` in its name. A
             slice takes a part: ``train[:5500]``, ``train[-500:]``.
         problems: Collects the bad records and says how many are too many.
@@ -44,16 +44,32 @@ def read(
         DataError: The data are not there or of another format, or too many records are bad.
     """
     split, start, stop = _parsed(split)
-    if name not in READERS:
-        raise ConfigError(unknown("data set", name, READERS))
-    if root is None and name in OWN_FILES:
-        raise ConfigError(f"the data set {name!r} needs the path of its files as root")
-    place = Path(str(root or data_root() / name).replace("{split}", split))
+    place = Path(str(place_of(name, root)).replace("{split}", split))
     problems = Problems() if problems is None else problems
     records = _reported(READERS[name](place, split, problems), problems)
     if min(start or 0, stop or 0) < 0:
         return iter(list(records)[start:stop])
     return islice(records, start, stop)
+
+
+def place_of(name: str, root: Path | None = None) -> Path:
+    """Where a data set lies.
+
+    Args:
+        name: One of ``READERS``.
+        root: The folder of a known data set, which by default is its name in :func:`data_root`; the
+            path of one's own files, for which there is no default.
+
+    Raises:
+        ConfigError: The name is unknown, or the path of one's own files is missing.
+    """
+    if name not in READERS:
+        raise ConfigError(unknown("data set", name, READERS))
+    if root is None and name in OWN_FILES:
+        raise ConfigError(
+            f"the data set {name!r} needs the path of its files as root (--root PATH)"
+        )
+    return root or data_root() / name
 
 
 def _parsed(split: str) -> tuple[str, int | None, int | None]:
@@ -98,6 +114,10 @@ READERS: dict[str, Reader] = {
     "file": lambda root, _, problems: table_file(root, problems),
     "webdataset": lambda root, _, problems: webdataset(root, problems),
     "table": lambda root, _, problems: _counted(read_table(root), problems),
+    "image_folder": image_folder,
+    "imagenet": image_folder,
     "scenes": _scenes,
 }
-OWN_FILES = ("file", "webdataset", "table")
+OWN_FILES = ("file", "webdataset", "table", "image_folder")
+CLASS_FOLDERS = ("image_folder", "imagenet")
+"""Pictures sorted into folders, one a class."""

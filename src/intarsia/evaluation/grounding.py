@@ -1,10 +1,11 @@
 """Phrase grounding: where in its picture is what a phrase names? (METHODS.md section 5)
 
 A picture is scaled to the backbone's square input, whatever its aspect ratio, so that no box is cut
-away. ``maps`` finds boxes in the method's own map of the phrase (slots, or patches against the
-phrase), upsampled to the input's pixels; ``proposals`` ranks given boxes by how well the method's
-region vectors match the phrase; ``both`` ranks them by the sum of that and of the map's contrast
-(:mod:`intarsia.evaluation.heat`), each standardised over the picture's proposals.
+away (the protocol ``pointing`` cuts it as in training). ``maps`` finds boxes in the method's own
+map of the phrase (slots, or patches against the phrase), upsampled to the input's pixels;
+``proposals`` ranks given boxes by how well the method's region vectors match the phrase; ``both``
+ranks them by the sum of that and of the map's contrast (:mod:`intarsia.evaluation.heat`), each
+standardised over the picture's proposals.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def evaluate_grounding(
         problems: collects unreadable pictures and boxes outside their picture.
         source: what boxes are found from. The point is the centre of the map's greatest patch, as
             in the protocol ``pointing`` (upsampled, a border patch would peak at the very border),
-            or the centre of the best proposal.
+            or the centre of the best proposal. What the model sees is not the same as there
+            (:data:`intarsia.evaluation.pointing.VIEWS`).
         targets: of a phrase with several boxes any is right, or the one that holds them all
             (``merged``).
         detector: finds the proposals; None takes the record's own regions, right ones among them.

@@ -11,6 +11,17 @@ from intarsia.errors import ShapeError
 from intarsia.evaluation.metrics import Array, Outcomes, require_no_nan
 from intarsia.types import Box
 
+VIEWS = {
+    "pointing": "The model sees each picture as in training, for most backbones without its longer "
+    "sides' ends: a box that is cut away cannot be hit. The metric `pointing` of `grounding` is "
+    "another figure: there pictures are whole, squeezed into the square, and names of categories "
+    "count too. On square pictures with phrases the two agree.",
+    "grounding": "The model sees each picture whole, squeezed into its square input: every box can "
+    "be found. The metric `pointing` is therefore not that of the protocol `pointing`, which cuts "
+    "pictures as in training. On square pictures with phrases the two agree.",
+}
+"""How the two protocols that play the game differ, by their names."""
+
 
 def pointing_hits(
     maps: Tensor, boxes: Sequence[Sequence[Box]], image_size: tuple[float, float]

@@ -74,6 +74,24 @@ def evaluate_probe(
         DataError: a caption is no class, no class has two training pictures, or too many pictures
             are bad.
     """
+    asked, scores, penalty = probe_scores(model, train, test, problems, names=names)
+    true = class_labels(asked, names)
+    outcomes = class_outcomes(label_ranks(scores, true), true, len(names))
+    return ProbeEvaluation(summarise(outcomes), outcomes, penalty=penalty)
+
+
+def probe_scores(
+    model: Model,
+    train: Sequence[Record],
+    test: Sequence[Record],
+    problems: Problems,
+    *,
+    names: Sequence[str],
+) -> tuple[list[Record], Tensor, float]:
+    """The readable records of ``test``, their scores of the classes (I,C), and the penalty.
+
+    The arguments and errors are those of :func:`evaluate_probe`.
+    """
     for records in (train, test):
         class_labels(records, names)
     (known, vectors), (asked, others) = (
@@ -82,10 +100,7 @@ def evaluate_probe(
     labels = class_labels(known, names)
     generator = torch.Generator().manual_seed(0)
     penalty = choose_penalty(vectors, labels, len(names), generator)
-    probe = fit_probe(vectors, labels, len(names), penalty)
-    true = class_labels(asked, names)
-    outcomes = class_outcomes(label_ranks(probe.scores(others), true), true, len(names))
-    return ProbeEvaluation(summarise(outcomes), outcomes, penalty=penalty)
+    return asked, fit_probe(vectors, labels, len(names), penalty).scores(others), penalty
 
 
 def fit_probe(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -26,10 +26,23 @@ QUERIES_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Collection:
-    """The vectors of all regions (N,D), and for each query the places of those it names."""
+    """The regions of all pictures, (record, box) with their vectors (N,D), and the queries: the
+    places of the regions that each text names, and the texts' vectors (Q,D)."""
 
+    regions: list[tuple[Record, Box]]
     vectors: Tensor
     right: dict[str, list[int]]
+    queries: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """Of each query: how many wrong regions score at least as high as its best right one, and the
+    places of the best right and the best wrong region; (Q,) each."""
+
+    ranks: Array
+    right: Array
+    wrong: Array
 
 
 def evaluate_region_retrieval(
@@ -45,14 +58,8 @@ def evaluate_region_retrieval(
     Raises:
         DataError: no text names a region, too many pictures are bad, or a score is NaN.
     """
-    model.eval()
-    with square_input(model, None):
-        found = _collect(model, readable([r for r in records if r.regions], problems), problems)
-        problems.check()
-        if not found.right:
-            raise DataError(f"none of {len(records)} records has a phrase or a label with a box")
-        queries = _phrase_vectors(model, list(found.right))
-    ranks = best_ranks(queries, found.vectors, list(found.right.values()))
+    found = collect_regions(model, records, problems)
+    ranks = rank_regions(found.queries, found.vectors, list(found.right.values())).ranks
     outcomes = {f"r{k}": Outcomes.of_hits(ranks < k) for k in RECALL_AT}
     named = np.array([len(places) for places in found.right.values()])
     outcomes["r1_chance"] = Outcomes(100 * named / len(found.vectors))
@@ -60,8 +67,41 @@ def evaluate_region_retrieval(
     return Evaluation(metrics, outcomes)
 
 
-def best_ranks(queries: Tensor, regions: Tensor, right: Sequence[Sequence[int]]) -> Array:
-    """How many wrong regions score at least as high as the best right one of each query, (Q,).
+def collect_regions(model: Model, records: Sequence[Record], problems: Problems) -> Collection:
+    """The regions and the texts that name them, as the protocol sees them, on the CPU.
+
+    Raises:
+        DataError: no text names a region, or too many pictures are bad.
+    """
+    model.eval()
+    regions: list[tuple[Record, Box]] = []
+    vectors: list[Tensor] = []
+    right: dict[str, list[int]] = {}
+    with square_input(model, None):
+        pictures = readable([record for record in records if record.regions], problems)
+        while some := list(islice(pictures, model.backbone.images_at_once)):
+            images: list[Image.Image] = []
+            boxes: list[list[Box]] = []
+            for record, image in some:
+                inside = regions_inside(record, image.size, problems)
+                if not inside:
+                    continue
+                places = {index: len(regions) + i for i, index in enumerate(inside)}
+                images.append(image)
+                boxes.append([region.box for region in inside.values()])
+                regions += [(record, box) for box in boxes[-1]]
+                for text, named in _named(record, places).items():
+                    right.setdefault(text.lower(), []).extend(named)
+            if images:
+                vectors.append(roi_vectors(model, images, boxes).float().cpu())
+        problems.check()
+        if not right:
+            raise DataError(f"none of {len(records)} records has a phrase or a label with a box")
+        return Collection(regions, torch.cat(vectors), right, _phrase_vectors(model, list(right)))
+
+
+def rank_regions(queries: Tensor, regions: Tensor, right: Sequence[Sequence[int]]) -> Ranking:
+    """Where the regions that each query names come among all.
 
     Args:
         queries: (Q,D).
@@ -72,46 +112,30 @@ def best_ranks(queries: Tensor, regions: Tensor, right: Sequence[Sequence[int]])
         DataError: a score is NaN.
 
     >>> regions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
-    >>> best_ranks(torch.tensor([[1.0, 0.0]]), regions, [[1, 2]]).tolist()
-    [1]
+    >>> found = rank_regions(torch.tensor([[1.0, 0.0]]), regions, [[1, 2]])
+    >>> found.ranks.tolist(), found.right.tolist(), found.wrong.tolist()
+    ([1], [2], [0])
     """
-    ranks = []
+    parts = []
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         scores = queries[start : start + QUERIES_AT_ONCE] @ regions.mT
         require_no_nan(scores.numpy(force=True), "the scores of the regions")
         is_right = torch.zeros_like(scores, dtype=torch.bool)
         for row, places in enumerate(right[start : start + QUERIES_AT_ONCE]):
             is_right[row, list(places)] = True
-        best = scores.masked_fill(~is_right, -torch.inf).amax(1, keepdim=True)
-        ranks.append(((scores >= best) & ~is_right).sum(1))
-    return np.asarray(torch.cat(ranks).numpy(force=True))
+        best, own = scores.masked_fill(~is_right, -torch.inf).max(1, keepdim=True)
+        others = scores.masked_fill(is_right, -torch.inf)
+        parts.append(torch.stack([(others >= best).sum(1), own[:, 0], others.argmax(1)]))
+    return Ranking(*torch.cat(parts, 1).numpy(force=True))
 
 
-def _collect(
-    model: Model, pictures: Iterable[tuple[Record, Image.Image]], problems: Problems
-) -> Collection:
-    vectors: list[Tensor] = []
-    right: dict[str, list[int]] = {}
-    total = 0
-    waiting = iter(pictures)
-    while some := list(islice(waiting, model.backbone.images_at_once)):
-        images: list[Image.Image] = []
-        boxes: list[list[Box]] = []
-        for record, image in some:
-            regions = regions_inside(record, image.size, problems)
-            if not regions:
-                continue
-            places = dict(zip(regions, range(total, total + len(regions)), strict=True))
-            total += len(regions)
-            images.append(image)
-            boxes.append([region.box for region in regions.values()])
-            for text, meanings in mentions(record).items():
-                named = [places[index] for index in sorted(set().union(*meanings) & places.keys())]
-                if named:
-                    right.setdefault(text.lower(), []).extend(named)
-        if images:
-            vectors.append(roi_vectors(model, images, boxes).float().cpu())
-    return Collection(torch.cat(vectors) if vectors else torch.zeros(0, 0), right)
+def _named(record: Record, places: Mapping[int, int]) -> dict[str, list[int]]:
+    """The places of the regions that each text of a record names, if it has any."""
+    found = {
+        text: [places[index] for index in sorted(set().union(*meanings) & places.keys())]
+        for text, meanings in mentions(record).items()
+    }
+    return {text: named for text, named in found.items() if named}
 
 
 @torch.inference_mode()

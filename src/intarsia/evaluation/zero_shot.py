@@ -58,11 +58,8 @@ def evaluate_zero_shot(
     """
     names = list(sentences)
     class_labels(records, names)
-    if score == "global":
-        good, vectors = global_vectors(model, records, problems)
-        scores = vectors @ _class_vectors(model, sentences).mT
-    else:
-        good, scores = _method_scores(model, records, problems, sentences)
+    scored = global_scores if score == "global" else method_scores
+    good, scores = scored(model, records, problems, sentences)
     labels = class_labels(good, names)
     outcomes = class_outcomes(label_ranks(scores, labels), labels, len(names))
     return Evaluation(summarise(outcomes), outcomes, "" if score == "global" else score)
@@ -134,6 +131,34 @@ def class_labels(records: Sequence[Record], names: Sequence[str]) -> Array:
     return np.array([numbers[record.captions[0]] for record in records], dtype=np.int64)
 
 
+def global_scores(
+    model: Model, records: Sequence[Record], problems: Problems, sentences: Sentences
+) -> tuple[list[Record], Tensor]:
+    """The readable records, and (I,C) cosines of their pictures with each class.
+
+    Raises:
+        DataError: no picture can be read, or too many cannot.
+    """
+    good, vectors = global_vectors(model, records, problems)
+    return good, vectors @ _class_vectors(model, sentences).mT
+
+
+def method_scores(
+    model: Model, records: Sequence[Record], problems: Problems, sentences: Sentences
+) -> tuple[list[Record], Tensor]:
+    """The readable records, and (I,C) mean similarities of their pictures with each class."""
+    good, image = encoded_pictures(model, records, problems, lambda record: True)
+    texts, owner, counts = _flat(sentences)
+    text = model.encode_texts(texts)
+
+    def blocks() -> Iterator[Tensor]:
+        for start in range(0, len(good), IMAGES_AT_ONCE):
+            i2t, _ = model.similarity(image.rows(slice(start, start + IMAGES_AT_ONCE)), text)
+            yield torch.zeros(len(i2t), len(counts)).index_add_(1, owner, i2t) / counts
+
+    return good, torch.cat(list(blocks()))
+
+
 @torch.inference_mode()
 def global_vectors(
     model: Model, records: Sequence[Record], problems: Problems
@@ -183,19 +208,3 @@ def _class_vectors(model: Model, sentences: Sentences) -> Tensor:
         vectors = normalised(model.text_features(texts[some]).require("text_global"))
         total.index_add_(0, owner[some], vectors.cpu())
     return normalised(total)
-
-
-def _method_scores(
-    model: Model, records: Sequence[Record], problems: Problems, sentences: Sentences
-) -> tuple[list[Record], Tensor]:
-    """The readable records, and (I,C) mean similarities of their pictures with each class."""
-    good, image = encoded_pictures(model, records, problems, lambda record: True)
-    texts, owner, counts = _flat(sentences)
-    text = model.encode_texts(texts)
-
-    def blocks() -> Iterator[Tensor]:
-        for start in range(0, len(good), IMAGES_AT_ONCE):
-            i2t, _ = model.similarity(image.rows(slice(start, start + IMAGES_AT_ONCE)), text)
-            yield torch.zeros(len(i2t), len(counts)).index_add_(1, owner, i2t) / counts
-
-    return good, torch.cat(list(blocks()))

@@ -46,11 +46,12 @@ class ComAlign(Method):
 
     Ours, not the paper's: ``residual`` starts the transformer's output at the base's own vectors.
     ``directed`` adds a fourth similarity, ``roles``, of relations that know who does something to
-    whom: the picture's pairs of regions in both orders as [first region, second region, both,
-    geometry], the text's as [subject, action, object], a small network a side, mean-max. It stays
-    outside the transformer, whose attention mixes the roles again; and since few pairs of a batch
-    differ in direction alone, it is also contrasted with each text's own relations with subject
-    and object exchanged.
+    whom: the text's as [subject, action, object], the picture's pairs of regions in both orders as
+    [first region, how it lies to the second, second region], mean-max. So the subject is compared
+    with the first region, the object with the second, and the action with crop and geometry of
+    both. It stays outside the transformer, whose attention mixes the roles again; and since few
+    pairs of a batch differ in direction alone, it is also contrasted with each text's own
+    relations with subject and object exchanged.
 
     Args:
         dims: sizes of the backbone.
@@ -130,8 +131,8 @@ class ComAlign(Method):
         shape = (dims.embed, width, layers, heads, architecture, dropout, residual)
         self.image_encoder = _Encoder(*shape)
         self.text_encoder = _Encoder(*shape) if train_text else None
-        self.image_roles = _roles(3 * dims.embed + GEOMETRY, dims.embed) if directed else None
-        self.text_roles = _roles(3 * dims.embed, dims.embed) if directed else None
+        self.image_roles = _Roles(dims.embed, dims.embed + GEOMETRY) if directed else None
+        self.text_roles = _Roles(dims.embed, dims.embed) if directed else None
         matched = (*self.used, "roles") if directed else self.used
         self.temperatures = nn.ModuleDict({name: Temperature() for name in matched})
 
@@ -151,12 +152,11 @@ class ComAlign(Method):
         image = self._encode(self.image_encoder, x.require("image_global"), parts)
         if self.image_roles is not None:
             assert parts.boxes is not None and parts.parts is not None
-            ends, together = normalised(parts.parts), normalised(parts.relations)
-            both = [
-                torch.cat([ends[:, :, i], ends[:, :, 1 - i], together, _geometry(boxes)], -1)
-                for i, boxes in enumerate((parts.boxes, parts.boxes.flip(2)))
-            ]
-            vectors = self.image_roles(torch.cat(both, 1))
+            ends, boxes = normalised(parts.parts), parts.boxes
+            ends, boxes = torch.cat([ends, ends.flip(2)], 1), torch.cat([boxes, boxes.flip(2)], 1)
+            together = normalised(parts.relations).repeat(1, 2, 1)
+            between = torch.cat([together, _geometry(boxes)], -1)
+            vectors = self.image_roles(ends[:, :, 0], between, ends[:, :, 1])
             _add(image, "roles", vectors, parts.relation_mask.repeat(1, 2))
         return image
 
@@ -165,10 +165,11 @@ class ComAlign(Method):
         text = self._encode(self.text_encoder, x.require("text_global"), parts)
         if self.text_roles is not None:
             assert parts.parts is not None
-            ends, mask = normalised(parts.parts), parts.relation_mask
-            _add(text, "roles", self.text_roles(ends.flatten(2)), mask)
+            subject, action, target = normalised(parts.parts).unbind(2)
+            mask = parts.relation_mask
+            _add(text, "roles", self.text_roles(subject, action, target), mask)
             if self.training:
-                _add(text, "exchanged", self.text_roles(ends.flip(2).flatten(2)), mask)
+                _add(text, "exchanged", self.text_roles(target, action, subject), mask)
         return text
 
     def _encode(self, encoder: _Encoder | None, whole: Tensor, parts: Components) -> Embeddings:
@@ -324,9 +325,20 @@ def sine_positions(places: Tensor, width: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :width]
 
 
-def _roles(inputs: int, embed: int) -> nn.Module:
-    """The parts of a relation -> one vector."""
-    return nn.Sequential(nn.Linear(inputs, embed), nn.ReLU(), nn.Linear(embed, embed))
+class _Roles(nn.Module):
+    """The parts of a relation -> (..., 3D): its two ends start where the base has put them, what is
+    between them is learned."""
+
+    def __init__(self, embed: int, between: int) -> None:
+        super().__init__()
+        self.end = nn.Linear(embed, embed)
+        nn.init.zeros_(self.end.weight)
+        nn.init.zeros_(self.end.bias)
+        self.between = nn.Sequential(nn.Linear(between, embed), nn.ReLU(), nn.Linear(embed, embed))
+
+    def forward(self, first: Tensor, between: Tensor, second: Tensor) -> Tensor:
+        parts = (first + self.end(first), self.between(between), second + self.end(second))
+        return torch.cat([normalised(part) for part in parts], -1)
 
 
 def _geometry(boxes: Tensor) -> Tensor:

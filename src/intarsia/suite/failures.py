@@ -1,13 +1,14 @@
-"""Failures ready for the page: the picture, the two answers, two models' scores and alignments.
+"""Failures ready for the page: pictures, the two answers, two models' scores and alignments.
 
 A case is plain data, so that it can be kept as JSON and shown without the models. Coordinates are
-pixels of the case's small picture.
+pixels of the case's small pictures.
 """
 
 from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any
 
@@ -18,70 +19,103 @@ from intarsia.apps.align import align
 from intarsia.evaluation.metrics import Array
 from intarsia.model import Model
 from intarsia.report import COLOURMAP
-from intarsia.suite.questions import Inspection, Question, Scores
+from intarsia.suite.questions import Inspection, Question, Shot, Verdict
 from intarsia.types import Box
 
+FORMAT = 2  # of a case: kept ones of another are made again
 PICTURE_SIDE = 320  # pixels of the longer side of an embedded picture
 Data = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """A shot, what it shows, and the small copy that is ``scale`` times as wide."""
+
+    shot: Shot
+    picture: Image.Image
+    small: Image.Image
+
+    @classmethod
+    def of(cls, shot: Shot) -> _Drawn:
+        picture = shot.picture()
+        small = picture.convert("RGB")
+        small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        return cls(shot, picture, small)
+
+    @property
+    def scale(self) -> float:
+        return self.small.width / self.picture.width
+
+    def data(self) -> Data:
+        return {
+            "source": self.shot.source,
+            "picture": _data_uri(self.small, "WEBP", quality=70),
+            "width": self.small.width,
+            "height": self.small.height,
+            "boxes": [_scaled(box, self.scale) for box in self.shot.boxes],
+        }
+
+
 def failure_cases(
-    questions: Sequence[Question], inspection: Inspection, models: Sequence[Model]
+    questions: Sequence[Question], inspection: Inspection, models: Sequence[Model], items: Any
 ) -> list[Data]:
-    """What the page shows of each question, with each model's scores and alignments."""
+    """What the page shows of each question, with each model's scores and alignments.
+
+    Args:
+        questions: found by ``inspection`` among ``items``.
+        inspection: of the protocol.
+        models: to judge them.
+        items: the protocol's records or cases.
+    """
     if not questions:
         return []
-    scores = [inspection.judge(model, questions) for model in models]
+    verdicts = [inspection.judge(model, items, questions) for model in models]
     return [
-        _case(question, models, [of_model[i] for of_model in scores])
+        _case(question, models, [of_model[i] for of_model in verdicts])
         for i, question in enumerate(questions)
     ]
 
 
-def _case(question: Question, models: Sequence[Model], scores: Sequence[Scores]) -> Data:
-    picture = question.picture()
-    small = picture.convert("RGB")
-    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    scale = small.width / picture.width
+def _case(question: Question, models: Sequence[Model], verdicts: Sequence[Verdict]) -> Data:
+    drawn = [_Drawn.of(shot) for shot in question.shots]
+    texts = [text for text in (question.true, question.false) if text]
     return {
-        "source": question.source,
         "kind": question.kind,
         "true": question.true,
         "false": question.false,
-        "picture": _data_uri(small, "WEBP", quality=70),
-        "width": small.width,
-        "height": small.height,
-        "boxes": [_scaled(box, scale) for box in question.boxes],
+        "shots": [one.data() for one in drawn],
         "models": [
-            {"true": true, "false": false, "views": _views(model, question, picture, scale)}
-            for model, (true, false) in zip(models, scores, strict=True)
+            asdict(verdict)
+            | {"is_right": verdict.is_right}
+            | {"views": [v for i, one in enumerate(drawn) for v in _views(model, one, i, texts)]}
+            for model, verdict in zip(models, verdicts, strict=True)
         ],
     }
 
 
-def _views(model: Model, question: Question, picture: Image.Image, scale: float) -> list[Data]:
-    """How a model aligns the picture with each of the two texts."""
-    texts = [text for text in (question.true, question.false) if text]
+def _views(model: Model, drawn: _Drawn, number: int, texts: Sequence[str]) -> list[Data]:
+    """How a model aligns the picture, which has this number, with each of the texts."""
     if "components" in model.method.needs:
-        return [_matrix(model, question, text, scale) for text in texts]
-    frame = _seen(model, picture.size)
-    maps = model.patch_maps(picture, texts).numpy()
+        return [{"shot": number} | _matrix(model, drawn, text) for text in texts]
+    frame = _scaled(_seen(model, drawn.picture.size), drawn.scale)
+    maps = model.patch_maps(drawn.picture, texts).numpy()
     return [
-        {"text": text, "heat": _heat(heat), "frame": _scaled(frame, scale)}
+        {"shot": number, "text": text, "heat": _heat(heat), "frame": frame}
         for text, heat in zip(texts, maps, strict=True)
     ]
 
 
-def _matrix(model: Model, question: Question, text: str, scale: float) -> Data:
+def _matrix(model: Model, drawn: _Drawn, text: str) -> Data:
     """Which region matches which phrase, for a method that compares components."""
-    image = question.image if question.crop is None else np.asarray(question.picture())
-    found = align(model, image, text, question.regions)
+    shot = drawn.shot
+    image = shot.image if shot.crop is None else np.asarray(drawn.picture)
+    found = align(model, image, text, shot.regions)
     values = found.matrices.get("entity", {}).get(type(model.method).__name__, ())
     regions = found.picture.regions
     return {
         "text": text,
         "rows": [f"{i + 1} {region.label}".strip() for i, region in enumerate(regions)],
-        "regions": [_scaled(region.box, scale) for region in regions],
+        "regions": [_scaled(region.box, drawn.scale) for region in regions],
         "columns": list(found.text.entities),
         "values": [[round(float(value), 3) for value in row] for row in values],
     }

@@ -11,9 +11,9 @@ from typing import Any
 
 from intarsia.components.text import TextParser
 from intarsia.data.coco import PANOPTIC, coco_categories
-from intarsia.data.image_folder import class_names, image_folder
+from intarsia.data.image_folder import class_names
 from intarsia.data.problems import Problems
-from intarsia.data.readers import OWN_FILES, READERS, read
+from intarsia.data.readers import CLASS_FOLDERS, OWN_FILES, READERS, read
 from intarsia.errors import ConfigError, DataError, IntarsiaError, unknown
 from intarsia.evaluation.boxes import ProtocolName
 from intarsia.evaluation.compositional import COMPOSITIONAL
@@ -32,16 +32,14 @@ from intarsia.evaluation.swaps import swaps
 from intarsia.evaluation.zero_shot import class_sentences, evaluate_zero_shot
 from intarsia.features.store import content_key
 from intarsia.model import Model
-from intarsia.suite.questions import (
-    Inspection,
-    inspect_boxes,
-    inspect_cases,
-    inspect_classes,
+from intarsia.suite.inspect_classes import inspect_boxes, inspect_probe, inspect_zero_shot
+from intarsia.suite.inspect_places import (
     inspect_grounding,
-    inspect_negatives,
     inspect_pointing,
-    inspect_retrieval,
+    inspect_region_retrieval,
 )
+from intarsia.suite.inspect_texts import inspect_cases, inspect_negatives, inspect_retrieval
+from intarsia.suite.questions import Inspection
 from intarsia.types import Record
 
 SPLITS: dict[str, tuple[str, ...]] = {
@@ -53,17 +51,16 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "refcoco+": ("testA", "unc/testA"),
     "refcocog": ("test", "umd/test"),
     "imagenet": ("val",),
+    "image_folder": ("val",),
 }
-"""Data sets that are looked for, and their splits: the first one that is there is taken."""
+"""Splits of data sets: the first one that is there is taken; of others, ``test``. All but one's own
+files are looked for in the root."""
 PICTURES = {
     "aro": ("visual_genome/images", "visual_genome"),
     "sugarcrepe": ("coco/val2017", "coco/images/val2017"),
     "fg-ovd": ("coco", "coco/images"),
 }
 """Where the pictures of a benchmark may lie, besides its own folder ``images``."""
-
-FOLDERS = ("imagenet", "image-folder")
-"""Names of data sets of pictures sorted into folders, one a class."""
 
 Items = Sequence[Any]  # records, or the cases of a benchmark
 
@@ -139,12 +136,12 @@ class Source:
         """
         front, _, path = text.partition("@")
         name, _, split = front.partition(":")
-        valid = [*READERS, *COMPOSITIONAL, *FOLDERS]
+        valid = [*READERS, *COMPOSITIONAL]
         if name not in valid:
             raise ConfigError(unknown("data set", name, valid))
-        if name in (*OWN_FILES, "image-folder") and not path:
+        if name in OWN_FILES and not path:
             raise ConfigError(f"the data set {name!r} needs its path: write {name}@PATH")
-        splits = (split,) if split else SPLITS.get(name, ("val" if name in FOLDERS else "test",))
+        splits = (split,) if split else SPLITS.get(name, ("test",))
         return cls(name, splits, Path(path) if path else root / name)
 
 
@@ -196,6 +193,7 @@ ON_RECORDS = {
         lambda record: bool(mentions(record)),
         "phrases or labels with boxes",
         evaluate_region_retrieval,
+        inspect_region_retrieval,
     ),
     "boxes-instances-roi": OnRecords(
         lambda record: any(region.label for region in record.regions),
@@ -212,13 +210,14 @@ def make_plan(root: Path, data: Sequence[str] | None = None) -> Plan:
     Raises:
         ConfigError: a data set of ``data`` is unknown or lacks its path.
     """
-    names = [*SPLITS, *COMPOSITIONAL] if data is None else data
+    known = [name for name in (*SPLITS, *COMPOSITIONAL) if name not in OWN_FILES]
+    names = known if data is None else data
     tasks: list[Task] = []
     skipped: list[Skip] = []
     for source in [Source.parse(name, root) for name in names]:
         if source.name in COMPOSITIONAL:
             found = _benchmark(source, root)
-        elif source.name in FOLDERS:
+        elif source.name in CLASS_FOLDERS:
             found = _on_classes(source)
         else:
             found = _on_records(source)
@@ -251,20 +250,17 @@ def _benchmark(source: Source, root: Path) -> Iterator[Task | Skip]:
 
 def _on_classes(source: Source) -> Iterator[Task | Skip]:
     """Classes of whole pictures: with their names, and learned from the folder ``train``."""
-    split = source.splits[0]
+    split, data = source.splits[0], source.path.absolute().name
     try:
-        records = list(image_folder(source.path, split, Problems()))
-        names = class_names(source.path, split)
+        names, records = _classes(source, split)
+        sentences = class_sentences(names)
     except IntarsiaError as error:
         yield Skip("zero-shot, probe", source.name, str(error))
         return
-    evaluate = partial(evaluate_zero_shot, sentences=class_sentences(names))
-    inspection = inspect_classes(names)
-    data = source.path.name
-    yield Task("zero-shot", data, split, records, evaluate, inspection)
+    evaluate = partial(evaluate_zero_shot, sentences=sentences)
+    yield Task("zero-shot", data, split, records, evaluate, inspect_zero_shot(sentences))
     try:
-        train = list(image_folder(source.path, "train", Problems()))
-        known = class_names(source.path, "train")
+        known, train = _classes(source, "train")
     except IntarsiaError as error:
         yield Skip("probe", f"{data} {split}", str(error))
         return
@@ -273,7 +269,13 @@ def _on_classes(source: Source) -> Iterator[Task | Skip]:
         fitted, asked = both
         return evaluate_probe(model, fitted, asked, problems, names=known)
 
-    yield Task("probe", data, split, [train, records], probe)
+    yield Task("probe", data, split, [train, records], probe, inspect_probe(known))
+
+
+def _classes(source: Source, split: str) -> tuple[tuple[str, ...], list[Record]]:
+    """The names of the classes of a split, or of a part of it, and its records."""
+    records = list(read(source.name, source.path, split))
+    return class_names(source.path, split.partition("[")[0]), records
 
 
 def _on_records(source: Source) -> Iterator[Task | Skip]:

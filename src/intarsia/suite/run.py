@@ -23,7 +23,7 @@ from intarsia.errors import ConfigError, DataError, IntarsiaError
 from intarsia.evaluation.result import make_result, read_result, write_result
 from intarsia.model import Model
 from intarsia.runtime import atomic, progress_columns
-from intarsia.suite.failures import Data, failure_cases
+from intarsia.suite.failures import FORMAT, Data, failure_cases
 from intarsia.suite.names import file_name, labels
 from intarsia.suite.plan import Plan, Task
 from intarsia.suite.questions import worst
@@ -181,14 +181,14 @@ class _Run:
         if task.inspection is None or not all(label in done for label in inspected):
             return
         path = self.out / "failures" / f"{file_name(str(task))}.json"
-        stamp = {"data": task.key, "worst": self.num_worst} | {
+        stamp = {"format": FORMAT, "data": task.key, "worst": self.num_worst} | {
             f"model {i}": self.suite.keys[label] for i, label in enumerate(inspected)
         }
         cases = _read_cases(path, stamp)
         if cases is None:
             models = [self.opened(self.suite.models[label])[0] for label in inspected]
             questions = worst(task.inspection, models[-1], task.items, self.num_worst)
-            cases = failure_cases(questions, task.inspection, models)
+            cases = failure_cases(questions, task.inspection, models, task.items)
             with atomic(path) as draft:
                 draft.write_text(json.dumps({"suite": stamp, "cases": cases}), encoding="utf-8")
             self.suite.num_computed += 1

@@ -32,7 +32,7 @@ class DataSpec:
     """Which records.
 
     Args:
-        name: flickr8k, flickr30k, coco, scenes, file, webdataset or table.
+        name: flickr8k, flickr30k, coco, scenes, file, webdataset, table or image_folder.
         root: where they lie; None = the folder ``name`` in $INTARSIA_DATA.
         split: of the data set; a slice as in ``train[:5500]`` or ``train[-500:]`` takes a part.
         max_bad_fraction: largest share of unreadable records.
