@@ -2,7 +2,7 @@
 
     python -m benchmarks.comalign_epoch --base runs/flickr8k/base-0
 
-Components must have been extracted before (see configs/flickr8k_comalign.yaml). The time is that of
+Components must have been extracted before (see configs/comalign_flickr8k.yaml). The time is that of
 the whole ``intarsia train``, from its start to the saved model; ``benchmarks/results/`` gets it
 with the peak memory of the process.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks import harness
 
-CONFIG = "configs/flickr8k_comalign.yaml"
+CONFIG = "configs/comalign_flickr8k.yaml"
 BATCH = 1600
 
 

@@ -3,7 +3,7 @@
 A sweep file is YAML:
 
     name: comalign_layers
-    config: configs/flickr8k_comalign.yaml   # of `intarsia train`
+    config: configs/comalign_flickr8k.yaml   # of `intarsia train`
     options: {init: "runs/flickr8k/clip-{seed}", trainer.epochs: 10}
     rows:                                    # or grid: {method.init_args.layers: [1, 2, 4]}
       "1 layer": {method.init_args.layers: 1}

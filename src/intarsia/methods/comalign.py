@@ -202,24 +202,16 @@ class ComAlign(Method):
     def loss(self, image: Embeddings, text: Embeddings) -> dict[str, Tensor]:
         positives = same_picture(image, text)
         losses: dict[str, Tensor] = {}
-        for name in self.used:
-            scale: Tensor = self.temperatures[name]()
+        for name, temperature in self.temperatures.items():
             if name == "global":
-                losses[name] = info_nce(image[name], text[name], scale, positives)
+                losses[name] = info_nce(image[name], text[name], temperature(), positives)
             else:
                 masks = image.masks.get(name), text.masks.get(name)
-                losses[name] = matched_info_nce(image[name], text[name], *masks, scale, positives)
-        if self.text_roles is not None:
-            losses["roles"] = matched_info_nce(
-                image["roles"],
-                text["roles"],
-                image.masks["roles"],
-                text.masks["roles"],
-                self.temperatures["roles"](),
-                positives,
-            )
-            if "exchanged" in text.groups:
-                losses["exchanged"] = self._direction_loss(image, text)
+                losses[name] = matched_info_nce(
+                    image[name], text[name], *masks, temperature(), positives
+                )
+        if "exchanged" in text.groups:
+            losses["exchanged"] = self._direction_loss(image, text)
         total = sum(
             self.w_global * value if name == "global" else value for name, value in losses.items()
         )
