@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -53,6 +53,7 @@ def evaluate(arguments: list[str]) -> None:
 def _protocol(protocol: str, run: Any, arguments: list[str]) -> None:
     """A protocol on the records of any reader."""
     from intarsia.evaluation.pointing import VIEWS
+    from intarsia.evaluation.region_matching import evaluate_region_negatives
 
     parser = _evaluation_parser(protocol, run.__doc__ or "", VIEWS.get(protocol, ""))
     add_data_arguments(parser, "test")
@@ -60,6 +61,13 @@ def _protocol(protocol: str, run: Any, arguments: list[str]) -> None:
         _add_box_arguments(parser)
     if protocol == "grounding":
         _add_grounding_arguments(parser)
+    if protocol == "negatives":
+        parser.add_argument(
+            "--match",
+            type=Literal["similarity", "regions"],
+            default="similarity",
+            help="captions with pictures by the method's similarity, or phrases with given regions",
+        )
     options = parser.parse_args(arguments)
     data, name = data_of(options), protocol
     settings: dict[str, Any] = {}
@@ -70,6 +78,8 @@ def _protocol(protocol: str, run: Any, arguments: list[str]) -> None:
         given = {key: settings[key] for key in settings.keys() - {"categories"}}
     if protocol == "grounding":
         settings, given = _grounding_settings(options)
+    if protocol == "negatives" and options.match == "regions":
+        run, name, given = evaluate_region_negatives, "negatives-regions", {"match": "regions"}
     problems = data.problems()
     model, config = _opened(options)
     evaluation = run(model, data.read(problems), problems, **settings)

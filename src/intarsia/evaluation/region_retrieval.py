@@ -97,7 +97,7 @@ def collect_regions(model: Model, records: Sequence[Record], problems: Problems)
         problems.check()
         if not right:
             raise DataError(f"none of {len(records)} records has a phrase or a label with a box")
-        return Collection(regions, torch.cat(vectors), right, _phrase_vectors(model, list(right)))
+        return Collection(regions, torch.cat(vectors), right, phrase_vectors(model, list(right)))
 
 
 def rank_regions(queries: Tensor, regions: Tensor, right: Sequence[Sequence[int]]) -> Ranking:
@@ -139,7 +139,7 @@ def _named(record: Record, places: Mapping[int, int]) -> dict[str, list[int]]:
 
 
 @torch.inference_mode()
-def _phrase_vectors(model: Model, texts: Sequence[str]) -> Tensor:
+def phrase_vectors(model: Model, texts: Sequence[str]) -> Tensor:
     """(Q,D) normalised, on the CPU."""
     parts = [
         model.method.phrase_vectors(model.text_features(texts[start : start + TEXTS_AT_ONCE]))
