@@ -30,7 +30,7 @@ def test_captions_without_a_phrase_are_counted(colour_model):
     problems = Problems()
     found = evaluate_region_negatives(colour_model, [record((0, 1), negatives)], problems)
     assert found.metrics["replace"].n == 1
-    assert "hard negative without a phrase" in problems.write()
+    assert "hard negative without a phrase" in problems.summary()
     with pytest.raises(DataError, match="no hard negative has a phrase"):
         evaluate_region_negatives(colour_model, [record((0, 1), negatives[:1])], Problems())
     with pytest.raises(DataError, match="none of 1 records has regions and hard negatives"):
