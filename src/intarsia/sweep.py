@@ -273,7 +273,13 @@ def _curve(axis: Any, metric: str, rows: Sequence[Mapping[str, Any]], at: list[f
     for i, (low, high) in _intervals(metric, rows).items():
         axis.plot([at[i], at[i]], [low, high], color="black", linewidth=1.5)
     axis.axhline(values[0], color="tab:red", linewidth=1, linestyle="--")
-    axis.set(title=f"{metric} (%)", xscale="symlog" if 0 in at else "log", xticks=at)
+    if 0 in at:
+        least = min((abs(x) for x in at if x), default=1.0)
+        axis.set_xscale("symlog", linthresh=least)
+        axis.set_xlim(min(at) - 0.3 * least, 1.2 * max(at))
+    else:
+        axis.set_xscale("log")
+    axis.set(title=f"{metric} (%)", xticks=at)
     axis.xaxis.set_major_formatter("{x:g}")
 
 
