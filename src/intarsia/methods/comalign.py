@@ -139,13 +139,13 @@ class ComAlign(Method):
     @property
     def terms(self) -> tuple[Term, ...]:
         a1, a2, b1 = self.mixture.tolist()
-        whole = Term("global", "dot", i2t=a1, t2i=b1)
-        fine = (
-            Term(name, "mean_max", i2t=a1, t2i=b1, reverse=a2)
+        own = (
+            Term(name, "dot", i2t=a1, t2i=b1)
+            if name == "global"
+            else Term(name, "mean_max", i2t=a1, t2i=b1, reverse=a2)
             for name in self.temperatures
-            if name != "global"
         )
-        return Term("base", "dot"), *((whole,) if "global" in self.used else ()), *fine
+        return Term("base", "dot"), *own
 
     def encode_image(self, x: Features) -> Embeddings:
         parts = _needed(x.image_parts)
@@ -231,10 +231,8 @@ class ComAlign(Method):
             )
             for name in ("roles", "exchanged")
         )
-        loss = F.softplus(self.temperatures["roles"]() * (false - true)).mean(0)[mask.any(1)]
-        ranks = current_ranks()
-        count = ranks.sum(loss.new_tensor(float(len(loss))))
-        return ranks.sum(loss.sum()) / count.clamp(min=1)
+        loss = F.softplus(self.temperatures["roles"]() * (false - true)).mean(0)
+        return current_ranks().mean(loss[mask.any(1)])
 
 
 class _Encoder(nn.Module):

@@ -118,9 +118,7 @@ class HarmoClip(Method):
     ) -> Tensor:
         if self.gr_target == "crop":
             distance = 1 - (regions * image["crops"][mask]).sum(-1)
-            ranks = current_ranks()
-            number = ranks.sum(distance.new_tensor(len(distance)))
-            return ranks.sum(distance.sum()) / number.clamp(min=1)
+            return current_ranks().mean(distance)
         assert self.region_temperature is not None
         scale = self.region_temperature()
         if self.gr_target == "phrase":

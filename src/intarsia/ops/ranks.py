@@ -68,6 +68,11 @@ class Ranks:
         total: Tensor = _Sum.apply(x, self)
         return total
 
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean of all ranks' numbers (N,), with gradients; 0 where there are none."""
+        count = self.sum(x.new_tensor(float(len(x))))
+        return self.sum(x.sum()) / count.clamp(min=1)
+
     def logsumexp(self, x: Tensor) -> Tensor:
         """Over the first axis and all ranks, with gradients; where all is -inf, so is the sum."""
         total: Tensor = _LogSumExp.apply(x, self)
