@@ -65,8 +65,8 @@ CASES = [
     Case("step", build, {"batch": 64, "chunk": 16, "width": 192, "layers": 12}),
     Case("step", build, {"batch": 32, "chunk": 8, "width": 768, "layers": 12}),
 ]
-LARGE = [Case("step", build, {"batch": 512, "chunk": 32, "width": 192, "layers": 12})]
+LARGE = [Case("step", build, {"batch": 512, "chunk": 32, "width": 192, "layers": 12}, rounds=1)]
 
 if __name__ == "__main__":
     run("gradient_cache", CASES)
-    run("gradient_cache_large", LARGE, rounds=1)
+    run("gradient_cache_large", LARGE)

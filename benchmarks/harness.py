@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from intarsia.ops.matching import fine_grained_scores
+
 RESULTS = Path(__file__).parent / "results"
 Run = Callable[[], object]
 Row = dict[str, Any]
@@ -52,29 +54,30 @@ class Case:
     name: str
     build: Callable[..., Runs]
     shape: Mapping[str, int]
+    rounds: int = 7
 
 
-def run(name: str, cases: Sequence[Case], rounds: int = 7) -> list[Row]:
+def run(name: str, cases: Sequence[Case]) -> list[Row]:
     """Measure all cases, keeping in ``results/NAME.json`` and ``.md`` what is measured so far."""
     rows: list[Row] = []
     RESULTS.mkdir(exist_ok=True)
     for case in cases:
-        rows += measure(case, rounds)
+        rows += measure(case)
         (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
         (RESULTS / f"{name}.md").write_text(markdown(rows))
         print(markdown(rows[-1:]) if case is not cases[-1] else markdown(rows), flush=True)
     return rows
 
 
-def measure(case: Case, rounds: int = 7) -> list[Row]:
+def measure(case: Case) -> list[Row]:
     """One row a baseline (one without, where there is none).
 
-    Seconds are medians over ``rounds``. ``ratio`` (baseline / ours) and ``limit_ratio``
+    Seconds are medians over the case's rounds. ``ratio`` (baseline / ours) and ``limit_ratio``
     (ours / limit) are medians of the ratios within each round, which a machine that is slow for a
     while does not change. Peaks are bytes above the inputs.
     """
     runs = case.build(**case.shape)
-    seconds = interleaved(runs.named(), rounds)
+    seconds = interleaved(runs.named(), case.rounds)
     limit = runs.limit[0] if runs.limit else None
     del runs
     peaks = {name: peak_bytes(case, name) for name in seconds if name != limit}
@@ -87,7 +90,7 @@ def measure(case: Case, rounds: int = 7) -> list[Row]:
         "limit_s": statistics.median(seconds[limit]) if limit else None,
         "limit_ratio": _ratio(ours, seconds[limit]) if limit else None,
         "peak_bytes": peaks["ours"],
-        "rounds": rounds,
+        "rounds": case.rounds,
         "machine": machine(),
     }
     others = [name for name in seconds if name not in ("ours", limit)]
@@ -172,6 +175,7 @@ def _load_libraries() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.ones(64, 64, dtype=dtype, requires_grad=True)
         (x @ x).amax(1).sum().backward()
+        fine_grained_scores(x[None], x[None])
 
 
 def _status_bytes(key: str) -> int:

@@ -1,6 +1,7 @@
 """Fine-grained matching against loops in float64."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from intarsia.errors import ShapeError
-from intarsia.ops import matching, matching_blocks, matching_gpu
+from intarsia.ops import matching, matching_blocks, matching_cpu, matching_gpu
 from intarsia.ops.matching import fine_grained_scores, fine_grained_scores_packed
 from intarsia.ops.similarity import halved, paired_scores, pairwise_scores
 from intarsia.types import Embeddings, Term
@@ -133,6 +134,55 @@ def test_the_first_of_equals_takes_the_gradient(monkeypatch, dtype, kept):
     )
     (x_grad,) = torch.autograd.grad(t2i, x)
     assert torch.equal(x_grad[0].float(), torch.stack([2 * other, 2 * one, 0 * one]) / 4)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(0, 7), min_size=1, max_size=9),
+    st.lists(st.integers(0, 6), min_size=1, max_size=9),
+    st.sampled_from([(1, 1), (90, 3), (2**20, 128)]),
+    st.sampled_from([0, 2**28]),
+)
+def test_the_compiled_kernel_equals_torch(x_counts, y_counts, block, kept):
+    x, y, _, _ = random_case(sum(x_counts), len(x_counts), len(y_counts), 7, 6, d=8)
+    masks = [
+        torch.arange(most) < torch.tensor(counts)[:, None]
+        for most, counts in ((7, x_counts), (6, y_counts))
+    ]
+    x, y = (side.mul(4).round().div(4).bfloat16() for side in (x, y))  # exact, with many ties
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(matching_blocks.AT_ONCE, "compiled", block)
+        patch.setattr(matching_blocks, "FEWEST", 1)
+        patch.setattr(matching_cpu, "FEW", 1)
+        patch.setattr(matching, "KEPT_BYTES", kept)
+        ours = gradients(x, y, *masks)
+        patch.setattr(matching_blocks, "_compiled", lambda: None)
+        expected = gradients(x, y, *masks)
+    for part, wanted in zip(ours, expected, strict=True):
+        torch.testing.assert_close(part, wanted)
+
+
+def test_threads_change_nothing_and_stay_as_they_were(threads):
+    x, y, x_mask, y_mask = random_case(16, 70, 300, 9, 8, d=32)
+    case = (x.bfloat16(), y.bfloat16(), x_mask, y_mask)
+    threads(1)
+    alone = gradients(*case)
+    threads(3)
+    with torch.inference_mode():
+        scores = fine_grained_scores(*case)
+    assert torch.get_num_threads() == 3
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3
+    assert all(
+        torch.equal(a, b) for a, b in zip(alone, (*scores, *gradients(*case)[2:]), strict=True)
+    )
 
 
 def test_masks_in_any_order_and_rows_in_any_order_change_nothing():

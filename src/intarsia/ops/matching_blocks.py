@@ -10,7 +10,11 @@ is repeats a row's first vector, which changes no maximum.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -18,8 +22,10 @@ from torch import Tensor
 
 # Similarities in a block, and rows of y. On CPU a block stays in cache (3 MB in bfloat16; half of
 # that is faster where only the maxima are wanted), and with fewer rows the slabs would be too
-# narrow for vector instructions.
-AT_ONCE = {"cpu": (2560 * 640, 64), "gpu": (2**26, 256)}
+# narrow for vector instructions. The compiled kernel reads a block once, so it may be larger, and
+# gives each thread a few blocks where that leaves them large enough.
+AT_ONCE = {"cpu": (2560 * 640, 64), "compiled": (2500 * 1280, 128), "gpu": (2**26, 256)}
+FEWEST = 2**18
 Maxima = tuple[Tensor, Tensor]
 
 
@@ -31,7 +37,7 @@ class Side(NamedTuple):
     counts: Tensor
 
 
-class _Room:
+class Room:
     """Memory for one block of similarities, used again for each: fresh pages cost as much as
     the reductions."""
 
@@ -57,27 +63,55 @@ class Block(NamedTuple):
     even: bool  # every row has K vectors
 
 
+class Results(NamedTuple):
+    """What a forward pass fills in, rows of both sides in order of their number of vectors."""
+
+    i2t: Tensor  # (I,T) float32 or better
+    t2i: Tensor  # (I,T)
+    first_n: Tensor  # (P,I,T) uint8: where each maximum over N stands first
+    first_p: Tensor  # (I,N,T) uint8: where each maximum over P does; both empty if not wanted
+
+
 def forward(x: Side, y: Side, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     """``i2t`` and ``t2i`` (I,T), and ``keep`` bytes of arg-max indices, none if 0."""
     wide = torch.promote_types(x.vectors.dtype, torch.float32)
     i2t = x.vectors.new_zeros((len(x.counts), len(y.counts)), dtype=wide)
     t2i = torch.zeros_like(i2t)
-    kept = torch.empty(keep, dtype=torch.uint8, device=x.vectors.device)
-    place = 0
+    kept = torch.zeros(keep, dtype=torch.uint8, device=x.vectors.device)
+    results = Results(i2t, t2i, *_places(kept, x, y))
     x_order, y_order = _order(x.counts), _order(y.counts)
-    x_blocks, y_blocks = _both_blocks(x, x_order, y, y_order, smaller=1 if keep else 2)
-    room = _Room(x.vectors)
+    compiled = _compiled() if x.vectors.is_cpu and x.vectors.dtype == torch.bfloat16 else None
+    if compiled is not None:
+        compiled.fill(*_both_blocks(x, x_order, y, y_order, "compiled"), results)
+    else:
+        smaller = 1 if keep else 2
+        _fill(*_both_blocks(x, x_order, y, y_order, smaller=smaller), results)
+    return _reordered(i2t, x_order, y_order), _reordered(t2i, x_order, y_order), kept
+
+
+def _fill(x_blocks: Iterable[Block], y_blocks: Sequence[Block], results: Results) -> None:
+    """Fill in the results of every block of x with every block of y."""
+    room = None
     for a in x_blocks:
+        room = room or Room(a.vectors)
         for b in y_blocks:
             similarity = room.similarity(a, b)
-            if keep:
-                over_y, over_x, *first = maxima_and_first(similarity)
-                place = _store(kept, place, first)
+            if len(results.first_n):
+                over_y, over_x, first_n, first_p = maxima_and_first(similarity)
+                results.first_n[: len(first_n), a.rows, b.rows] = first_n
+                results.first_p[a.rows, : first_p.shape[1], b.rows] = first_p
             else:
                 over_y, over_x = maxima(similarity)
-            i2t[a.rows, b.rows] = _means(over_y, a, 0)
-            t2i[a.rows, b.rows] = _means(over_x, b, 1)
-    return _reordered(i2t, x_order, y_order), _reordered(t2i, x_order, y_order), kept
+            results.i2t[a.rows, b.rows] = _means(over_y, a, 0)
+            results.t2i[a.rows, b.rows] = _means(over_x, b, 1)
+
+
+@cache
+def _compiled() -> ModuleType | None:
+    """:mod:`intarsia.ops.matching_cpu`, where numba is installed."""
+    if find_spec("numba") is None:
+        return None
+    return import_module("intarsia.ops.matching_cpu")
 
 
 def backward(
@@ -90,14 +124,17 @@ def backward(
     x_order, y_order = _order(x.counts), _order(y.counts)
     grad_i2t, grad_t2i = grad_i2t[x_order][:, y_order], grad_t2i[x_order][:, y_order]
     x_blocks, y_blocks = _both_blocks(x, x_order, y, y_order)
-    room = _Room(x.vectors)
+    room = Room(x.vectors)
     sums_y = [torch.zeros_like(b.vectors, dtype=wide) for b in y_blocks]
-    place = 0
+    first_n, first_p = _places(kept, x, y)
     for a in x_blocks:
         sum_x = torch.zeros_like(a.vectors, dtype=wide)
         for b, sum_y in zip(y_blocks, sums_y, strict=True):
             if len(kept):
-                first, place = _load(kept, place, a, b)
+                first = (
+                    first_n[: len(a.places), a.rows, b.rows],
+                    first_p[a.rows, : len(b.places), b.rows],
+                )
             else:
                 first = maxima_and_first(room.similarity(a, b))[2:]
             weights = _weights(a, b, grad_i2t[a.rows, b.rows], grad_t2i[a.rows, b.rows], first)
@@ -194,9 +231,12 @@ def _blocks(side: Side, order: Tensor, at_once: int) -> Iterator[Block]:
 
 
 def _both_blocks(
-    x: Side, x_order: Tensor, y: Side, y_order: Tensor, smaller: int = 1
+    x: Side, x_order: Tensor, y: Side, y_order: Tensor, way: str | None = None, smaller: int = 1
 ) -> tuple[Iterator[Block], list[Block]]:
-    numbers, y_rows = AT_ONCE["cpu" if x.vectors.is_cpu else "gpu"]
+    numbers, y_rows = AT_ONCE[way or ("cpu" if x.vectors.is_cpu else "gpu")]
+    if way == "compiled":
+        share = len(x.vectors) * len(y.vectors) // (4 * torch.get_num_threads())
+        numbers = min(numbers, max(share, FEWEST))
     y_vectors = y_rows * max([1, *y.counts.tolist()])
     at_once = numbers // smaller // y_vectors
     return _blocks(x, x_order, at_once), list(_blocks(y, y_order, y_vectors))
@@ -225,15 +265,11 @@ def _spread(grad: Tensor, block: Block, sums: Tensor) -> None:
     grad[block.places[real]] = sums[real].to(grad.dtype)
 
 
-def _store(kept: Tensor, place: int, first: list[Tensor]) -> int:
-    for part in first:
-        kept[place : place + part.numel()] = part.flatten()
-        place += part.numel()
-    return place
-
-
-def _load(kept: Tensor, place: int, a: Block, b: Block) -> tuple[Maxima, int]:
-    (p, rows), (n, columns) = a.places.shape, b.places.shape
-    middle, end = place + p * rows * columns, place + (p + n) * rows * columns
-    over_y = kept[place:middle].view(p, rows, columns)
-    return (over_y, kept[middle:end].view(rows, n, columns)), end
+def _places(kept: Tensor, x: Side, y: Side) -> Maxima:
+    """``first_n`` and ``first_p`` of :class:`Results` in the kept bytes."""
+    rows, columns = len(x.counts), len(y.counts)
+    p, n = (int(side.counts.max()) if len(kept) else 0 for side in (x, y))
+    first_n, first_p = kept[: (p + n) * rows * columns].split(
+        [p * rows * columns, n * rows * columns]
+    )
+    return first_n.view(p, rows, columns), first_p.view(rows, n, columns)
