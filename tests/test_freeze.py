@@ -11,6 +11,7 @@ from intarsia.training.loop import Trainer
 from intarsia.training.run import DataSpec, make_pairs, train, write_config
 
 SIDES = {"image": ("vision", "text"), "text": ("text", "vision")}
+FREEZES = ("none", "image", "text", "towers")
 KEYS = {"vision": "vision_model.encoder", "text": "text_model.encoder"}
 
 
@@ -46,14 +47,33 @@ def test_no_graph_is_kept_of_the_frozen_tower(freeze, backbone, records):
     assert any(p.grad is not None for p in moved.parameters()) and moved.training
 
 
-def test_a_start_with_another_frozen_tower_is_refused(tmp_path):
+@pytest.mark.parametrize("before", FREEZES)
+@pytest.mark.parametrize("after", FREEZES)
+def test_a_start_may_freeze_less_or_more_than_its_base(before, after, tmp_path):
+    """What was frozen there comes from the build, what was trained there from the weights."""
+    base = spec(before).build(1)
+    with torch.no_grad():
+        for parameter in base.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1)
+    folders = tmp_path / "base", tmp_path / "over"
+    for folder, freeze in zip(folders, (before, after), strict=True):
+        write_config(folder, spec(freeze), {"seed": 1}, resume=False)
+    base.save(folders[0] / WEIGHTS)
+    model = spec(after).build(1)
+    assert model.start_from(folders[0]) == []
+    model.save(folders[1] / WEIGHTS)
+    for other in (model, load_model(folders[1])):
+        assert all(torch.equal(v, other.state_dict()[k]) for k, v in base.state_dict().items())
+
+
+def test_a_start_over_towers_of_another_build_is_refused(tmp_path):
     model = spec("image").build(1)
     write_config(tmp_path, spec("image"), {"seed": 1}, resume=False)
     model.save(tmp_path / WEIGHTS)
-    assert spec("image").build(1).start_from(tmp_path) == []
-    for freeze, seed in (("image", 0), ("text", 1), ("towers", 1), ("none", 1)):
-        with pytest.raises(ConfigError, match=f"freeze={freeze} cannot start"):
-            spec(freeze).build(seed).start_from(tmp_path)
+    for freeze in FREEZES:
+        with pytest.raises(ConfigError, match="frozen towers.*not those of"):
+            spec(freeze).build(0).start_from(tmp_path)
 
 
 def test_an_unknown_part_is_named():

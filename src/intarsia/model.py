@@ -293,11 +293,18 @@ class Model(nn.Module):
 
     def trained_state(self) -> dict[str, Tensor]:
         """Every tensor that a fresh build does not already give: all but its frozen towers."""
-        skip = self._frozen_keys() if self.fresh_towers else set()
+        skip = self._keys_of(self.frozen) if self.fresh_towers else set()
         return {k: v for k, v in self.state_dict().items() if k not in skip}
 
-    def _frozen_keys(self) -> set[str]:
-        towers = self.backbone.towers_of(*self.frozen)
+    def _built(self, frozen: str) -> tuple[Side, ...] | None:
+        """The towers of this fresh build that have the fingerprint of somebody's frozen ones."""
+        if not frozen:
+            return ()
+        found = (s for s in FROZEN.values() if s and self.backbone.fingerprint(*s) == frozen)
+        return next(found, None)
+
+    def _keys_of(self, sides: Sequence[Side]) -> set[str]:
+        towers = self.backbone.towers_of(*sides)
         inside = {id(m) for tower in towers for m in tower.modules()}
         names = [name for name, module in self.named_modules() if id(module) in inside]
         tensors = self.state_dict().keys()
@@ -340,16 +347,16 @@ class Model(nn.Module):
         with safe_open(directory / WEIGHTS, framework="pt") as file:
             frozen = (file.metadata() or {}).get("frozen_towers", "")
             given = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if frozen and frozen != self.fingerprint():
+        built = self._built(frozen)
+        if built is None:
             raise ConfigError(
-                f"{directory} was trained with frozen towers"
-                f"{' of other weights, or only one of them' if self.frozen else ''}; "
-                f"a run with freeze={self.freeze} cannot start from it"
+                f"{directory} was trained with frozen towers, whose weights (fingerprint {frozen}) "
+                f"are not those of {self.backbone.name} here"
             )
-        self.fresh_towers = bool(frozen)
+        self.fresh_towers = bool(built) and set(self.frozen) <= set(built)
         own = self.trained_state()
         fits = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-        fresh = sorted(own.keys() - fits.keys())
+        fresh = sorted(own.keys() - fits.keys() - self._keys_of(built))
         if lost := [name for name in fresh if name.startswith("backbone.")]:
             raise ConfigError(f"{directory} has another backbone: no {lost[0]} of this shape in it")
         self.load_state_dict(fits, strict=False)
