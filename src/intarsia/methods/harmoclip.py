@@ -127,9 +127,13 @@ class HarmoClip(Method):
         rows = torch.arange(len(whole), device=whole.device) if image.ids is None else image.ids
         return info_nce(regions, whole, scale, (rows[:, None].expand_as(mask)[mask], rows))
 
-    def patch_map(self, image: Features, text: Features) -> Tensor:
-        """How well each patch matches the phrase as a lexeme, (B,M)."""
+    def phrase_vectors(self, text: Features) -> Tensor:
+        """The phrase as a lexeme, which the second loss compares regions with, (B,D)."""
         mask = text.require("text_mask")
         words = torch.stack([torch.zeros_like(mask.sum(1)), mask.sum(1)], 1)[:, None]
-        lexeme = pool_words(text.require("text_tokens"), mask, words)
-        return (normalised(image.require("image_patches")) @ lexeme.mT)[..., 0]
+        return pool_words(text.require("text_tokens"), mask, words)[:, 0]
+
+    def patch_map(self, image: Features, text: Features) -> Tensor:
+        """How well each patch matches the phrase as a lexeme, (B,M)."""
+        lexeme = self.phrase_vectors(text)[..., None]
+        return (normalised(image.require("image_patches")) @ lexeme)[..., 0]
