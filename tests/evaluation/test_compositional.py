@@ -13,12 +13,13 @@ from intarsia.errors import ConfigError, DataError
 from intarsia.evaluation.blind import (
     END,
     UNKNOWN,
+    Lessons,
     NgramModel,
     balanced,
     blind_negatives,
     blind_scores,
 )
-from intarsia.evaluation.compositional import COMPOSITIONAL
+from intarsia.evaluation.compositional import COMPOSITIONAL, true_texts
 from intarsia.evaluation.compositional_cases import CASES_AT_ONCE, Case, score_cases
 from intarsia.methods import Filip
 from intarsia.model import Model
@@ -156,6 +157,35 @@ def test_balanced_negatives_leave_the_blind_judge_at_chance():
     assert metrics["micro"].value == 50
     assert metrics["micro"].n >= 20
     assert kept == balanced(records, model)
+
+
+def test_what_language_alone_tells_leaves_nothing_to_balance():
+    model = NgramModel(["a dog runs"])
+    record = Record("1", b"", ("a dog runs",), negatives=(Negative(0, "shuffle", "runs dog a"),))
+    with pytest.raises(DataError, match="no negative of 1 records is left"):
+        balanced([record], model)
+
+
+def test_pictures_that_share_a_caption_with_the_question_do_not_teach():
+    lessons = Lessons("own", "train", (("A dog runs.", "a pet"), ("a cat",), ("a bird", "a dog")))
+    model, taught_on = lessons.teach(["A DOG RUNS", "a horse"])
+    assert model.vocabulary == {"a", "cat", "bird", "dog", END, UNKNOWN}  # neither pet nor runs
+    assert (taught_on.captions, taught_on.left_out) == (3, 1)
+    assert lessons.teach(["a dog runs fast"])[1].left_out == 0
+    with pytest.raises(DataError, match="captions of own train cannot teach .* all 3 pictures"):
+        lessons.teach(["a dog runs", "a cat", "a dog"])
+
+
+def test_the_true_texts_of_records_and_cases():
+    items = [Record("1", b"", ("a", "b")), Case("2", Path("x"), ("true", "false"), "hard")]
+    assert list(true_texts(items)) == ["a", "b", "true"]
+
+
+def test_lessons_are_known_by_what_they_teach():
+    lessons = Lessons("own", "train", (("a dog",),))
+    assert lessons.key == Lessons("own", "train", (("a dog",),)).key
+    others = Lessons("own", "val", (("a dog",),)), Lessons("own", "train", (("a cat",),))
+    assert len({lessons.key, *(other.key for other in others)}) == 3
 
 
 def test_a_language_model_needs_words():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from intarsia.model import Model, ModelSpec
-from intarsia.suite.plan import make_plan
+from intarsia.suite.plan import Plan, make_plan
 from intarsia.suite.run import Suite, run_suite
 
 MODELS = ["runs/clip", "runs/filip", "runs/registers"]
@@ -38,3 +38,19 @@ def suite_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def suite(suite_folder) -> Suite:
     return run_suite(MODELS, make_plan(suite_folder, DATA), suite_folder, _open, num_worst=3)
+
+
+@pytest.fixture(scope="session")
+def blind_plan(suite_folder) -> Plan:
+    """One protocol with pictures alone, one of texts; scenes teach what language gives."""
+    plan = make_plan(suite_folder, DATA, "scenes:train[:300]")
+    return Plan(
+        [task for task in plan.tasks if task.protocol in ("retrieval", "negatives")],
+        plan.skipped,
+        plan.lessons,
+    )
+
+
+@pytest.fixture(scope="session")
+def blind_suite(suite_folder, blind_plan) -> Suite:
+    return run_suite(MODELS, blind_plan, suite_folder / "blind", _open, num_worst=1)

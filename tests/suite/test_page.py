@@ -125,3 +125,20 @@ def test_small_pages(suite, tmp_path):
     write_page(alone, benchmarks(alone), tmp_path / "a" / "page.html")
     page = Page((tmp_path / "a" / "page.html").read_text())
     assert not page.find("svg") and not page.find("table")
+
+
+def test_text_only_is_a_row_that_no_plot_shows(blind_suite, tmp_path):
+    write_page(blind_suite, benchmarks(blind_suite), tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text())
+    assert page.find("h1")[0][1] == "3 models on 2 benchmarks"
+    rows = [text for _, text in page.find("span", "name")]
+    assert rows.count("text only") == len(page.find("table", "sortable")) == 3
+    assert len(page.find("polygon", "outline")) == 3  # its empty retrieval leaves no axis out
+    assert not any(
+        "text only" in attrs["title"]
+        for attrs, _ in page.find("div", "whisker")
+        if "title" in attrs
+    )
+    (told,) = (text for _, text in page.find("p", "note") if text.startswith("text only"))
+    assert "taught on captions of scenes train[:300]" in told
+    assert any(text.startswith("Text only: a language model") for _, text in page.find("p", "note"))

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from intarsia.errors import ConfigError
+from intarsia.errors import ConfigError, DataError
+from intarsia.evaluation.blind import TEXT_ONLY
 from intarsia.suite.plan import Plan, Source, Task, make_plan
 
 
@@ -122,3 +123,47 @@ def test_the_key_is_of_everything_that_is_asked(records):
 def test_what_is_no_data_set(text, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         Source.parse(text, tmp_path)
+
+
+@pytest.fixture
+def flickr8k(tmp_path, records):
+    """Two training pictures and another for development."""
+    folder = tmp_path / "flickr8k"
+    (folder / "Images").mkdir(parents=True)
+    rows = ["image,caption"]
+    for key, record in enumerate(records[:3]):
+        Image.fromarray(record.image).save(folder / "Images" / f"{key}.png")
+        rows += [f'{key}.png,"{caption}"' for caption in record.captions]
+    (folder / "captions.txt").write_text("\n".join(rows))
+    (folder / "Flickr_8k.trainImages.txt").write_text("0.png\n1.png\n")
+    (folder / "Flickr_8k.devImages.txt").write_text("2.png\n")
+    return tmp_path
+
+
+def test_flickr8k_teaches_by_default_whatever_is_evaluated(flickr8k, records):
+    plan = make_plan(flickr8k, ["scenes:test[:2]"])
+    assert str(plan.lessons) == "captions of flickr8k train"
+    assert plan.lessons.pictures == tuple(record.captions for record in records[:2])
+    assert {task.protocol for task in plan.tasks if task.blind} == {"negatives", "swaps"}
+    named = make_plan(flickr8k, ["scenes:test[:2]"], "flickr8k:dev").lessons
+    assert named.pictures == (records[2].captions,)
+    elsewhere = make_plan(flickr8k / "flickr8k", ["flickr8k:dev@" + str(flickr8k / "flickr8k")])
+    assert elsewhere.lessons is None and elsewhere.tasks
+
+
+def test_lessons_that_cannot_be_read(flickr8k):
+    (flickr8k / "flickr8k" / "Flickr_8k.trainImages.txt").unlink()
+    plan = make_plan(flickr8k, ["scenes:test[:2]"])
+    assert plan.lessons is None and plan.skipped[-1].protocol == TEXT_ONLY
+    with pytest.raises(DataError, match="trainImages"):
+        make_plan(flickr8k, ["scenes:test[:2]"], "flickr8k")
+    with pytest.raises(ConfigError, match="unknown data set 'flickr9k'"):
+        make_plan(flickr8k, ["scenes:test[:2]"], "flickr9k")
+
+
+def test_own_files_are_found_by_pattern_and_split(tmp_path, records):
+    rows = [json.dumps({"image": "0.png", "caption": "a star"})]
+    Image.fromarray(records[0].image).save(tmp_path / "0.png")
+    (tmp_path / "val.jsonl").write_text("\n".join(rows))
+    plan = make_plan(tmp_path, [f"file:val@{tmp_path}/{{split}}.jsonl"])
+    assert "retrieval" in protocols(plan)

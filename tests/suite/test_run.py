@@ -8,6 +8,7 @@ import torch
 
 from intarsia.data.problems import Problems
 from intarsia.errors import ConfigError, DataError
+from intarsia.evaluation.blind import TEXT_ONLY, Lessons, blind_negatives
 from intarsia.evaluation.harness import evaluate_retrieval
 from intarsia.evaluation.result import read_result
 from intarsia.suite.plan import Plan, make_plan
@@ -151,3 +152,51 @@ def test_mistakes_are_as_many_as_the_protocol_counts(suite, models, open_model):
             model, _ = open_model(models[2])
             found = list(task.inspection.find(model, task.items))
             assert len(found) == outcomes.count(0), task
+
+
+def test_text_only_answers_what_it_can_and_is_kept_like_a_model(blind_suite, suite_folder):
+    asked = {task.protocol: list(results) for task, results in blind_suite.results.items()}
+    assert asked["negatives"] == [*blind_suite.models, TEXT_ONLY]
+    assert TEXT_ONLY not in asked["retrieval"] and TEXT_ONLY not in blind_suite.inspected
+    (path,) = (suite_folder / "blind/results/text_only").glob("*.json")
+    result = read_result(path)
+    (task,) = (task for task in blind_suite.results if task.protocol == "negatives")
+    lessons = blind_suite.plan.lessons
+    language, taught_on = lessons.teach(c for record in task.items for c in record.captions)
+    expected = blind_negatives(task.items, language).metrics
+    assert {k: m["value"] for k, m in result["metrics"].items()} == {
+        name: metric.value for name, metric in expected.items()
+    }
+    taught = result["config"]["taught_on"]
+    assert (taught["data"], taught["split"]) == ("scenes", "train[:300]")
+    assert taught["captions"] == taught_on.captions > 500
+
+
+def test_text_only_is_not_asked_twice_but_again_after_other_lessons(
+    blind_suite, blind_plan, suite_folder, models, open_model
+):
+    out = suite_folder / "blind"
+    again = run_suite(models, blind_plan, out, open_model, num_worst=1)
+    assert again.num_computed == 0 and list(again.rows)[-1] == TEXT_ONLY
+    fewer = replace(blind_plan.lessons, pictures=blind_plan.lessons.pictures[:200])
+    other = run_suite(models, replace(blind_plan, lessons=fewer), out, open_model, num_worst=1)
+    assert other.num_computed == 1
+    assert run_suite(models, blind_plan, out, open_model, num_worst=1).num_computed == 1
+
+
+def test_answers_do_not_teach(tmp_path, blind_plan, models, open_model):
+    (task,) = (task for task in blind_plan.tasks if task.blind)
+    answers = Lessons("scenes", "test", tuple(record.captions for record in task.given))
+    suite = run_suite(models[:1], Plan([task], [], answers), tmp_path, open_model)
+    (failed,) = suite.failed
+    assert failed.model == TEXT_ONLY and "all 6 pictures share a caption" in failed.reason
+    assert list(suite.rows) == list(suite.models) == list(suite.results[task])
+
+
+def test_broken_failures_are_made_again(tmp_path, models, open_model):
+    plan = one(tmp_path)
+    run_suite(models[:1], plan, tmp_path, open_model, num_worst=2)
+    (path,) = tmp_path.glob("failures/*.json")
+    path.write_text(path.read_text()[:100])
+    again = run_suite(models[:1], plan, tmp_path, open_model, num_worst=2)
+    assert again.num_computed == 1 and not again.failed

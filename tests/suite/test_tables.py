@@ -5,6 +5,7 @@ from io import StringIO
 
 import pytest
 
+from intarsia.evaluation.blind import TEXT_ONLY
 from intarsia.evaluation.compare import compare
 from intarsia.evaluation.metrics import holm
 from intarsia.suite.tables import (
@@ -99,6 +100,7 @@ def test_the_best_is_the_least_rank_and_nobody_wins_at_chance(found):
     assert best("i2t_median_rank", cells) == {m for m, c in cells.items() if c.value == lowest}
     assert best("pointing_chance", cells) == set()
     assert best("i2t_r1", {"clip": cells["clip"]}) == set()
+    assert best("bound", dict.fromkeys(("clip", "filip"), cells["clip"])) == set()
 
 
 def test_latex_and_markdown_show_value_interval_and_mark(found):
@@ -117,3 +119,39 @@ def test_latex_and_markdown_show_value_interval_and_mark(found):
     assert r"\begin{tabular}{lrrr}" in latex and r"my\_data" in latex
     for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
         assert latex.count(rule) == 1
+
+
+def test_text_only_is_shown_in_every_table_and_compared_in_none(blind_suite, tmp_path):
+    found = benchmarks(blind_suite)
+    (path, *others) = write_tables(blind_suite, found, tmp_path)
+    data = json.loads(path.read_text())
+    assert data["models"][TEXT_ONLY] == "captions of scenes train[:300]"
+    retrieval, negatives = found
+    assert not any(TEXT_ONLY in cells for cells in retrieval.cells.values())
+    for cells in negatives.cells.values():
+        assert cells[TEXT_ONLY].difference is cells[TEXT_ONLY].p_holm is None
+        assert cells["filip"].difference is not None
+    rows, tex, markdown = (other.read_text() for other in others)
+    shown = [row for row in csv.DictReader(StringIO(rows)) if row["model"] == TEXT_ONLY]
+    assert {row["protocol"] for row in shown} == {"negatives"}
+    assert all(row["value"] and not row["p_holm"] for row in shown)
+    assert markdown.count(f"| {TEXT_ONLY} |") == tex.count(f"& {TEXT_ONLY} \\\\") == 2
+    assert "captions of scenes train[:300]" in markdown and "scenes train[:300]" in tex
+    assert "– |" in markdown  # retrieval
+
+
+def test_text_only_changes_nobody_elses_corrections(suite, blind_suite):
+    plain = {str(benchmark): benchmark for benchmark in benchmarks(suite)}
+    for benchmark in benchmarks(blind_suite):
+        for metric, cells in plain[str(benchmark)].cells.items():
+            with_text = benchmark.cells[metric]
+            assert {m: with_text[m] for m in cells} == cells
+            assert best(metric, with_text) == best(metric, cells)
+
+
+def test_the_best_of_all_is_not_the_one_that_sees_nothing(found):
+    cells = found[0].cells["i2t_r1"]
+    high = {TEXT_ONLY: replace(cells["clip"], value=99.0), "clip": cells["clip"]}
+    other = replace(cells["clip"], value=cells["clip"].value + 1)
+    assert best("i2t_r1", high) == set()
+    assert best("i2t_r1", high | {"filip": other}) == {"filip"}

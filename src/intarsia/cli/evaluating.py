@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from intarsia.cli.common import (
-    add_data_arguments,
-    add_device_argument,
-    command,
-    data_of,
-    open_model,
-    report_problems,
-    screen,
-)
+from intarsia.cli.common import add_data_arguments, command, data_of, screen
+from intarsia.cli.measuring import evaluation_parser, keep, opened
 from intarsia.cli.suite import evaluate_suite
+from intarsia.cli.texts import evaluate_benchmark, negatives, swaps
 from intarsia.errors import ConfigError, unknown
 
 
@@ -25,15 +19,14 @@ def evaluate(arguments: list[str]) -> None:
     from intarsia.evaluation.grounding import evaluate_grounding
     from intarsia.evaluation.harness import PROTOCOLS
     from intarsia.evaluation.region_retrieval import evaluate_region_retrieval
-    from intarsia.evaluation.swaps import evaluate_swaps
 
-    on_records = PROTOCOLS | {
-        "swaps": evaluate_swaps,
+    on_texts = {"negatives": negatives, "swaps": swaps}
+    on_records = {name: run for name, run in PROTOCOLS.items() if name not in on_texts} | {
         "grounding": evaluate_grounding,
         "region-retrieval": evaluate_region_retrieval,
     }
     on_classes = {"zero-shot": _zero_shot, "probe": _probe}
-    names = ["suite", *on_records, *on_classes, *COMPOSITIONAL]
+    names = ["suite", *on_texts, *on_records, *on_classes, *COMPOSITIONAL]
     if not arguments or arguments[0] not in names:
         if arguments and arguments[0] not in ("-h", "--help"):
             raise ConfigError(unknown("protocol", arguments[0], names))
@@ -43,7 +36,9 @@ def evaluate(arguments: list[str]) -> None:
     if protocol == "suite":
         evaluate_suite(rest)
     elif protocol in COMPOSITIONAL:
-        _benchmark(protocol, rest)
+        evaluate_benchmark(protocol, rest)
+    elif protocol in on_texts:
+        on_texts[protocol](rest)
     elif protocol in on_classes:
         on_classes[protocol](rest)
     else:
@@ -53,21 +48,13 @@ def evaluate(arguments: list[str]) -> None:
 def _protocol(protocol: str, run: Any, arguments: list[str]) -> None:
     """A protocol on the records of any reader."""
     from intarsia.evaluation.pointing import VIEWS
-    from intarsia.evaluation.region_matching import evaluate_region_negatives
 
-    parser = _evaluation_parser(protocol, run.__doc__ or "", VIEWS.get(protocol, ""))
+    parser = evaluation_parser(protocol, run.__doc__ or "", VIEWS.get(protocol, ""))
     add_data_arguments(parser, "test")
     if protocol == "boxes":
         _add_box_arguments(parser)
     if protocol == "grounding":
         _add_grounding_arguments(parser)
-    if protocol == "negatives":
-        parser.add_argument(
-            "--match",
-            type=Literal["similarity", "regions"],
-            default="similarity",
-            help="captions with pictures by the method's similarity, or phrases with given regions",
-        )
     options = parser.parse_args(arguments)
     data, name = data_of(options), protocol
     settings: dict[str, Any] = {}
@@ -78,51 +65,17 @@ def _protocol(protocol: str, run: Any, arguments: list[str]) -> None:
         given = {key: settings[key] for key in settings.keys() - {"categories"}}
     if protocol == "grounding":
         settings, given = _grounding_settings(options)
-    if protocol == "negatives" and options.match == "regions":
-        run, name, given = evaluate_region_negatives, "negatives-regions", {"match": "regions"}
     problems = data.problems()
-    model, config = _opened(options)
+    model, config = opened(options)
     evaluation = run(model, data.read(problems), problems, **settings)
     config |= {"evaluation": given}
-    _keep(options, problems, evaluation, config, name, options.data, options.split)
-
-
-def _benchmark(name: str, arguments: list[str]) -> None:
-    """A compositional benchmark with files of its own."""
-    from intarsia.data.problems import Problems
-    from intarsia.evaluation.blind import NgramModel
-    from intarsia.evaluation.compositional import COMPOSITIONAL
-
-    benchmark = COMPOSITIONAL[name]
-    parser = _evaluation_parser(name, benchmark.evaluate.__doc__ or "")
-    parser.add_argument("--root", type=Path, required=True, help="folder of the benchmark's files")
-    parser.add_argument("--images", type=Path, required=True, help="folder of its pictures")
-    parser.add_argument("--max-bad-fraction", type=float, default=0.01)
-    parser.add_argument(
-        "--blind",
-        type=str | None,
-        default=None,
-        help="data set whose captions teach a language model what text alone gives (flickr8k)",
-    )
-    parser.add_argument("--blind-root", type=Path | None, default=None)
-    options = parser.parse_args(arguments)
-    problems = Problems(options.max_bad_fraction)
-    cases = benchmark.read(options.root, options.images, problems)
-    model, config = _opened(options)
-    _keep(options, problems, benchmark.evaluate(model, cases, problems), config, name, name, "test")
-    if options.blind:
-        from intarsia.training.run import DataSpec
-
-        records = DataSpec(options.blind, options.blind_root).read()
-        language = NgramModel([caption for record in records for caption in record.captions])
-        for metric, value in benchmark.blind(cases, language).metrics.items():
-            screen.print(f"blind {metric}: {value.value:.1f} (n = {value.n})")
+    keep(options, problems, evaluation, config, name, options.data, options.split)
 
 
 def _zero_shot(arguments: list[str]) -> None:
     from intarsia.evaluation.zero_shot import Score, class_sentences, evaluate_zero_shot
 
-    parser = _evaluation_parser("zero-shot", evaluate_zero_shot.__doc__ or "", CLASS_LAYOUT)
+    parser = evaluation_parser("zero-shot", evaluate_zero_shot.__doc__ or "", CLASS_LAYOUT)
     add_data_arguments(parser, "val")
     parser.add_argument(
         "--sentences",
@@ -142,12 +95,12 @@ def _zero_shot(arguments: list[str]) -> None:
     problems = data.problems()
     records = data.read(problems)
     sentences = class_sentences(_class_names(data), options.sentences)
-    model, config = _opened(options)
+    model, config = opened(options)
     evaluation = evaluate_zero_shot(
         model, records, problems, sentences=sentences, score=options.score
     )
     config |= {"evaluation": {"sentences": options.sentences, "score": options.score}}
-    _keep(options, problems, evaluation, config, "zero-shot", data.root.absolute().name, data.split)
+    keep(options, problems, evaluation, config, "zero-shot", data.root.absolute().name, data.split)
 
 
 def _probe(arguments: list[str]) -> None:
@@ -155,7 +108,7 @@ def _probe(arguments: list[str]) -> None:
 
     from intarsia.evaluation.probe import evaluate_probe
 
-    parser = _evaluation_parser("probe", evaluate_probe.__doc__ or "", CLASS_LAYOUT)
+    parser = evaluation_parser("probe", evaluate_probe.__doc__ or "", CLASS_LAYOUT)
     add_data_arguments(parser, "val")
     parser.add_argument("--train-split", default="train", help="what to fit on")
     options = parser.parse_args(arguments)
@@ -165,11 +118,11 @@ def _probe(arguments: list[str]) -> None:
     fitted = replace(data, split=options.train_split)
     problems = data.problems()
     train, test = fitted.read(problems), data.read(problems)
-    model, config = _opened(options)
+    model, config = opened(options)
     evaluation = evaluate_probe(model, train, test, problems, names=_class_names(fitted))
     settings = {"train_split": options.train_split, "penalty": evaluation.penalty}
     config |= {"evaluation": settings}
-    _keep(options, problems, evaluation, config, "probe", data.root.absolute().name, data.split)
+    keep(options, problems, evaluation, config, "probe", data.root.absolute().name, data.split)
 
 
 CLASS_LAYOUT = (
@@ -196,50 +149,6 @@ def _class_names(data: Any) -> tuple[str, ...]:
     from intarsia.data.image_folder import class_names
 
     return class_names(data.root, data.split.partition("[")[0])
-
-
-def _evaluation_parser(protocol: str, description: str, more: str = "") -> ArgumentParser:
-    parser = command(f"evaluate {protocol}", f"{description.splitlines()[0]} {more}".strip())
-    parser.add_argument("--model", required=True, help="trained folder, or a backbone (hf:NAME...)")
-    parser.add_argument("--json", type=Path | None, default=None, help="write the result here")
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
-    add_device_argument(parser)
-    return parser
-
-
-def _opened(options: Namespace) -> tuple[Any, dict[str, Any]]:
-    model, config = open_model(options.model)
-    model.to(options.device)
-    model.cache = options.cache
-    return model, config
-
-
-def _keep(
-    options: Namespace,
-    problems: Any,
-    evaluation: Any,
-    config: dict[str, Any],
-    protocol: str,
-    data: str,
-    split: str,
-) -> None:
-    """Print the table and write the result file."""
-    from intarsia.evaluation.result import make_result, table, write_result
-
-    result = make_result(
-        protocol=f"{protocol} ({evaluation.variant})" if evaluation.variant else protocol,
-        split=split,
-        metrics=evaluation.metrics,
-        per_query=evaluation.per_query,
-        model=options.model,
-        data=data,
-        seed=config.get("seed"),
-        config=config,
-    )
-    screen.print(table([result]))
-    if options.json:
-        write_result(options.json, result)
-    report_problems(problems, options.json and options.json.with_suffix(".problems.jsonl"))
 
 
 def _add_box_arguments(parser: ArgumentParser) -> None:

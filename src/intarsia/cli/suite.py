@@ -33,6 +33,13 @@ def evaluate_suite(arguments: list[str]) -> None:
         help="NAME[:SPLIT][@PATH] of data sets and benchmarks; default: what is in --root",
     )
     parser.add_argument("--root", type=Path, default=data_root(), help="folder of all data sets")
+    parser.add_argument(
+        "--blind",
+        type=str | None,
+        default=None,
+        help="NAME[:SPLIT][@PATH] of captions (default split: train) that teach a language model, "
+        "which shows what text alone gives; default: flickr8k, if it is in --root",
+    )
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     add_device_argument(parser)
     options = parser.parse_args(arguments)
@@ -42,7 +49,7 @@ def evaluate_suite(arguments: list[str]) -> None:
         model.cache = options.cache
         return model.to(options.device), config
 
-    plan = make_plan(options.root, options.data)
+    plan = make_plan(options.root, options.data, options.blind)
     screen.print(_plan_table(plan))
     suite = run_suite(options.models, plan, options.out, opened)
     found = benchmarks(suite)
@@ -56,21 +63,25 @@ def evaluate_suite(arguments: list[str]) -> None:
 
 
 def _plan_table(plan: Any) -> Table:
+    from intarsia.evaluation.blind import TEXT_ONLY
+
     view = Table("protocol", "data", "", title="what will be done")
     for task in plan.tasks:
         view.add_row(task.protocol, f"{task.data} {task.split}", "yes")
     for skip in plan.skipped:
         view.add_row(skip.protocol, skip.data, f"no: {skip.reason}", style="dim")
+    if plan.lessons:
+        view.caption = f"{TEXT_ONLY}, where texts are told apart: taught on {plan.lessons}"
     return view
 
 
 def _summary_table(suite: Any, columns: Any) -> Table:
     title = "± half a 95% interval; * differs from the first (paired, Holm, p <= 0.05)"
     view = Table("", "data", title=title)
-    for model in suite.models:
+    for model in suite.rows:
         view.add_column(model, justify="right")
     for column in columns:
-        cells = (_cell(column.cells.get(model)) for model in suite.models)
+        cells = (_cell(column.cells.get(model)) for model in suite.rows)
         view.add_row(str(column), f"{column.benchmark.data} {column.benchmark.split}", *cells)
     return view
 

@@ -5,20 +5,26 @@ and a high score says little about seeing. The judge here is small and needs not
 an interpolated Kneser-Ney n-gram model (Kneser & Ney 1995; Chen & Goodman 1999), whose score is the
 mean log-probability of a text's words and of its end. Mean, not sum, so that a longer text is not
 worse for its length. It is a lower bound: a large language model gets more out of the same texts.
-Report it beside the model's score; a fair benchmark leaves it at chance.
+Report it beside the model's score; a fair benchmark leaves it at chance. What taught the judge must
+not hold the answers: :class:`Lessons` leaves out every picture that shares a caption with them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from intarsia.data.readers import read
 from intarsia.errors import ConfigError, DataError
 from intarsia.evaluation.compositional_words import words_of
 from intarsia.evaluation.harness import Evaluation
@@ -29,6 +35,7 @@ from intarsia.types import Record
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 EQUAL = 1e-6  # what sums in another order differ by
 GAP = 0.1  # nats a word: what counts as about equally likely
+TEXT_ONLY = "text only"  # what the judge is called among models
 Gram = tuple[str, ...]
 Place = tuple[int, int]  # record, and negative in it
 
@@ -94,6 +101,95 @@ class NgramModel:
         return sum(logs) / len(logs)
 
 
+@dataclass(frozen=True, slots=True)
+class TaughtOn:
+    """What a language model has read: captions, but not those of ``left_out`` pictures."""
+
+    data: str
+    split: str
+    captions: int
+    left_out: int
+
+    def __str__(self) -> str:
+        """
+        >>> str(TaughtOn("flickr8k", "train", 29_710, 58))
+        '29,710 captions of flickr8k train, without 58 pictures that share one with the question'
+        """
+        pictures = f"{self.left_out:,} picture{'s' if self.left_out != 1 else ''}"
+        without = f", without {pictures} that share one with the question"
+        return f"{self.captions:,} captions of {self.data} {self.split}" + (
+            without if self.left_out else ""
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Blind:
+    """What a language model scores on a benchmark, and what it was taught on."""
+
+    taught_on: TaughtOn
+    evaluation: Evaluation
+
+    def report(self) -> dict[str, Any]:
+        """What a result file tells of it."""
+        metrics = self.evaluation.metrics
+        return {
+            "taught_on": asdict(self.taught_on),
+            "n": max(metric.n for metric in metrics.values()),
+            "metrics": {name: asdict(metric) for name, metric in metrics.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Captions to teach a language model with, picture by picture, and where they are from."""
+
+    data: str
+    split: str
+    pictures: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def read(cls, data: str, split: str, root: Path | None = None) -> Lessons:
+        """The captions of a data set, as of :func:`intarsia.data.readers.read`."""
+        return cls(data, split, tuple(record.captions for record in read(data, root, split)))
+
+    def __str__(self) -> str:
+        return f"captions of {self.data} {self.split}"
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of all that is taught."""
+        return hashlib.sha256(f"{self} {self.pictures}".encode()).hexdigest()[:16]
+
+    @cached_property
+    def _words(self) -> list[set[Gram]]:
+        return [{tuple(words_of(text)) for text in captions} for captions in self.pictures]
+
+    def teach(self, asked: Iterable[str]) -> tuple[NgramModel, TaughtOn]:
+        """A language model that has not read what it will be asked.
+
+        Args:
+            asked: the true captions of a benchmark; a picture that has one of them, word for word,
+                is left out with all its captions.
+
+        Raises:
+            DataError: No picture is left.
+        """
+        answers = {tuple(words_of(text)) for text in asked}
+        kept = [
+            captions
+            for captions, words in zip(self.pictures, self._words, strict=True)
+            if words.isdisjoint(answers)
+        ]
+        texts = [text for captions in kept for text in captions]
+        if not texts:
+            raise DataError(
+                f"{self} cannot teach the blind judge: all {len(self.pictures):,} pictures share "
+                "a caption with what it is asked; name another data set or split"
+            )
+        left_out = len(self.pictures) - len(kept)
+        return NgramModel(texts), TaughtOn(self.data, self.split, len(texts), left_out)
+
+
 def blind_scores(texts: Sequence[str], model: NgramModel) -> Tensor:
     """:meth:`NgramModel.score` of each text, (T,) float64; equal texts are scored once."""
     known = {text: model.score(text) for text in dict.fromkeys(texts)}
@@ -118,6 +214,9 @@ def balanced(records: Sequence[Record], model: NgramModel, seed: int = 0) -> lis
     Of each kind, negatives that are less likely than their captions are kept for as many that are
     likelier by about as much, so that the blind score is 50 (the idea of SugarCrepe's adversarial
     refinement). Negatives as likely as their captions are dropped.
+
+    Raises:
+        DataError: ``model`` tells all negatives: none is left.
     """
     places: dict[tuple[str, int], dict[bool, list[Place]]] = {}
     for i, record in enumerate(records):
@@ -133,6 +232,10 @@ def balanced(records: Sequence[Record], model: NgramModel, seed: int = 0) -> lis
     for sides in places.values():
         size = min(len(side) for side in sides.values())
         kept.update(place for side in sides.values() for place in rng.sample(side, size))
+    if not kept:
+        raise DataError(
+            f"no negative of {len(records):,} records is left: language alone tells each of them"
+        )
     return [
         replace(
             record, negatives=tuple(n for j, n in enumerate(record.negatives) if (i, j) in kept)

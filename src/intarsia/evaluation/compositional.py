@@ -15,7 +15,7 @@ name           files in the root                           metrics (percent)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from intarsia.evaluation.compositional_winoground import read_winoground, winogr
 from intarsia.evaluation.harness import Evaluation
 from intarsia.evaluation.metrics import Outcomes, require_no_nan, summarise
 from intarsia.model import Model
+from intarsia.types import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,12 @@ class Benchmark:
         require_no_nan(scores.float().numpy(force=True), "the scores (case, text)")
         outcomes = self.outcomes(cases, scores)
         return Evaluation(summarise(outcomes), outcomes)
+
+
+def true_texts(items: Iterable[Record | Case]) -> Iterator[str]:
+    """What must not have taught a blind judge: all captions of a record, a case's first text."""
+    for item in items:
+        yield from item.captions if isinstance(item, Record) else item.texts[:1]
 
 
 COMPOSITIONAL = {

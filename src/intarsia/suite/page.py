@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from intarsia.evaluation.blind import TEXT_ONLY
 from intarsia.evaluation.result import PACKAGE, revision, versions
 from intarsia.report import NUM_SERIES, environment
 from intarsia.runtime import atomic
@@ -58,8 +59,7 @@ class Section:
 
 def write_page(suite: Suite, found: Sequence[Benchmark], path: Path) -> None:
     """Write the page, whole or not at all; it needs no other file and no network."""
-    models = list(suite.models)
-    series = {model: i % NUM_SERIES for i, model in enumerate(models)}
+    series = {model: i % NUM_SERIES for i, model in enumerate(suite.models)}
     columns = summary(found)
     failures = {str(task): cases for task, cases in suite.failures.items()}
     page = (
@@ -67,7 +67,9 @@ def write_page(suite: Suite, found: Sequence[Benchmark], path: Path) -> None:
         .get_template("suite.html.j2")
         .render(
             models=suite.models,
-            series=series,
+            rows=suite.rows,
+            text_only=TEXT_ONLY,
+            series={**series, TEXT_ONLY: "text"},
             inspected=suite.inspected,
             summary=[_summary_column(column) for column in columns],
             radar=radar(columns, series),
@@ -114,10 +116,13 @@ def _entry(cell: Cell, is_best: bool, scale: float) -> Entry:
 
 
 def _facts(suite: Suite) -> dict[str, Any]:
-    keys = ", ".join(f"{model} {key}" for model, key in suite.keys.items())
+    keys = dict(suite.keys)
+    if suite.plan.lessons and TEXT_ONLY in suite.rows:
+        keys[TEXT_ONLY] = suite.plan.lessons.key
     return {
         "models": ", ".join(suite.models.values()),
-        "fingerprints": keys,
+        "data": ", ".join(dict.fromkeys(f"{task.data} {task.split}" for task in suite.plan.tasks)),
+        "fingerprints": ", ".join(f"{model} {key}" for model, key in keys.items()),
         "versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
         "revision": revision(PACKAGE) or "not a checkout",
     }

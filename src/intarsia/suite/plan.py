@@ -15,6 +15,7 @@ from intarsia.data.image_folder import class_names
 from intarsia.data.problems import Problems
 from intarsia.data.readers import CLASS_FOLDERS, OWN_FILES, READERS, read
 from intarsia.errors import ConfigError, DataError, IntarsiaError, unknown
+from intarsia.evaluation.blind import TEXT_ONLY, Lessons, NgramModel, blind_negatives
 from intarsia.evaluation.boxes import ProtocolName
 from intarsia.evaluation.compositional import COMPOSITIONAL
 from intarsia.evaluation.grounding import evaluate_grounding
@@ -55,6 +56,8 @@ SPLITS: dict[str, tuple[str, ...]] = {
 }
 """Splits of data sets: the first one that is there is taken; of others, ``test``. All but one's own
 files are looked for in the root."""
+TEACHER = "flickr8k"
+"""Whose captions teach the text-only judge, if it is in the root."""
 PICTURES = {
     "aro": ("visual_genome/images", "visual_genome"),
     "sugarcrepe": ("coco/val2017", "coco/images/val2017"),
@@ -63,6 +66,7 @@ PICTURES = {
 """Where the pictures of a benchmark may lie, besides its own folder ``images``."""
 
 Items = Sequence[Any]  # records, or the cases of a benchmark
+Blind = Callable[[Any, NgramModel], Evaluation]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +74,8 @@ class Task:
     """One protocol on one data set.
 
     ``evaluate`` is given what ``prepare`` makes of the records or cases ``given``; ``inspection``
-    finds single failures in it, where the answers can be shown.
+    finds single failures in it, where the answers can be shown; ``blind`` answers without pictures,
+    where the answers are texts.
     """
 
     protocol: str
@@ -80,6 +85,7 @@ class Task:
     evaluate: Callable[[Model, Any, Problems], Evaluation]
     inspection: Inspection | None = None
     prepare: Callable[[Any], Items] = list
+    blind: Blind | None = None
 
     def __str__(self) -> str:
         return f"{self.protocol} on {self.data} {self.split}"
@@ -116,8 +122,11 @@ class Skip:
 
 @dataclass(frozen=True)
 class Plan:
+    """``lessons`` teach the judge of the tasks that can be answered blindly."""
+
     tasks: list[Task]
     skipped: list[Skip]
+    lessons: Lessons | None = None
 
 
 @dataclass(frozen=True)
@@ -129,8 +138,9 @@ class Source:
     path: Path
 
     @classmethod
-    def parse(cls, text: str, root: Path) -> Source:
-        """
+    def parse(cls, text: str, root: Path, default: str | None = None) -> Source:
+        """``default`` is the split where none is asked for; None = those of ``SPLITS``.
+
         >>> Source.parse("flickr8k:dev[:200]", Path("data"))
         Source(name='flickr8k', splits=('dev[:200]',), path=PosixPath('data/flickr8k'))
         """
@@ -141,7 +151,8 @@ class Source:
             raise ConfigError(unknown("data set", name, valid))
         if name in OWN_FILES and not path:
             raise ConfigError(f"the data set {name!r} needs its path: write {name}@PATH")
-        splits = (split,) if split else SPLITS.get(name, ("test",))
+        wanted = split or default
+        splits = (wanted,) if wanted else SPLITS.get(name, ("test",))
         return cls(name, splits, Path(path) if path else root / name)
 
 
@@ -154,6 +165,7 @@ class OnRecords:
     evaluate: Callable[[Model, Any, Problems], Evaluation]
     inspection: Inspection | None = None
     prepare: Callable[[list[Record]], list[Record]] = list
+    blind: Blind | None = None
 
 
 def _swapped(records: list[Record]) -> list[Record]:
@@ -169,6 +181,7 @@ ON_RECORDS = {
         "negatives",
         PROTOCOLS["negatives"],
         inspect_negatives,
+        blind=blind_negatives,
     ),
     "swaps": OnRecords(
         lambda record: bool(record.captions),
@@ -176,6 +189,7 @@ ON_RECORDS = {
         evaluate_negatives,
         inspect_negatives,
         _swapped,
+        blind_negatives,
     ),
     "pointing": OnRecords(
         lambda record: bool(phrase_boxes(record)),
@@ -204,11 +218,18 @@ ON_RECORDS = {
 }
 
 
-def make_plan(root: Path, data: Sequence[str] | None = None) -> Plan:
-    """What can be evaluated on ``data`` (see :class:`Source`); None = what lies in ``root``.
+def make_plan(root: Path, data: Sequence[str] | None = None, blind: str | None = None) -> Plan:
+    """What can be evaluated.
+
+    Args:
+        root: folder of all data sets.
+        data: which ones (see :class:`Source`); None = those in ``root``.
+        blind: data set whose captions teach the text-only judge, its split being ``train`` where
+            none is named; None = ``TEACHER``, if it is in ``root``.
 
     Raises:
-        ConfigError: a data set of ``data`` is unknown or lacks its path.
+        ConfigError: a data set of ``data`` or ``blind`` is unknown or lacks its path.
+        DataError: the captions of ``blind`` cannot be read.
     """
     known = [name for name in (*SPLITS, *COMPOSITIONAL) if name not in OWN_FILES]
     names = known if data is None else data
@@ -226,7 +247,22 @@ def make_plan(root: Path, data: Sequence[str] | None = None) -> Plan:
                 tasks.append(item)
             else:
                 skipped.append(item)
-    return Plan(tasks, skipped)
+    teacher = None
+    if any(task.blind for task in tasks):
+        try:
+            teacher = _lessons(root, blind)
+        except IntarsiaError as error:
+            if blind is not None:
+                raise
+            skipped.append(Skip(TEXT_ONLY, TEACHER, str(error)))
+    return Plan(tasks, skipped, teacher)
+
+
+def _lessons(root: Path, blind: str | None) -> Lessons | None:
+    if blind is None and not (root / TEACHER).is_dir():
+        return None
+    source = Source.parse(blind or TEACHER, root, "train")
+    return Lessons.read(source.name, source.splits[0], source.path)
 
 
 def _benchmark(source: Source, root: Path) -> Iterator[Task | Skip]:
@@ -245,7 +281,15 @@ def _benchmark(source: Source, root: Path) -> Iterator[Task | Skip]:
         except IntarsiaError as error:
             yield Skip(source.name, source.name, str(error))
             return
-        yield Task(source.name, source.name, "test", cases, benchmark.evaluate, inspect_cases)
+        yield Task(
+            source.name,
+            source.name,
+            "test",
+            cases,
+            benchmark.evaluate,
+            inspect_cases,
+            blind=benchmark.blind,
+        )
 
 
 def _on_classes(source: Source) -> Iterator[Task | Skip]:
@@ -300,6 +344,7 @@ def _on_records(source: Source) -> Iterator[Task | Skip]:
                 protocol.evaluate,
                 protocol.inspection,
                 protocol.prepare,
+                protocol.blind,
             )
     if source.name == "coco":
         yield from _panoptic(source, split)
@@ -311,7 +356,7 @@ def _first_there(source: Source) -> tuple[str, list[Record]]:
     Raises:
         IntarsiaError: of the first split, if none can be.
     """
-    if source.name != "scenes" and not source.path.exists():
+    if source.name not in ("scenes", *OWN_FILES) and not source.path.exists():
         raise DataError(f"there is no folder {source.path}")
     errors = []
     for split in source.splits:

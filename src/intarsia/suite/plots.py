@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from intarsia.suite.tables import Cell, Headline, is_lower_better
+from intarsia.suite.tables import Cell, Headline, is_lower_better, seeing
 
 WIDTH, HEIGHT, RADIUS = 420.0, 330.0, 104.0
 RINGS = 4
@@ -69,12 +69,12 @@ def radar(columns: Sequence[Headline], series: Mapping[str, int]) -> Markup | No
         column
         for column in columns
         if not is_lower_better(column.metric)
-        and column.cells.keys() == series.keys()
-        and max(cell.value for cell in column.cells.values()) > 0
+        and seeing(column.cells).keys() == series.keys()
+        and max(cell.value for cell in seeing(column.cells).values()) > 0
     ]
     if len(axes) < 3:
         return None
-    tops = [max(cell.value for cell in axis.cells.values()) for axis in axes]
+    tops = [max(cell.value for cell in seeing(axis.cells).values()) for axis in axes]
     parts = [_ring(len(axes), ring / RINGS) for ring in range(1, RINGS + 1)]
     for i, (axis, top) in enumerate(zip(axes, tops, strict=True)):
         parts += [_spoke(i, len(axes)), _label(i, len(axes), axis, top)]

@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from io import TextIOBase
 from pathlib import Path
@@ -20,6 +20,9 @@ from rich.progress import Progress
 
 from intarsia.data.problems import Problems
 from intarsia.errors import ConfigError, DataError, IntarsiaError
+from intarsia.evaluation.blind import TEXT_ONLY
+from intarsia.evaluation.compositional import true_texts
+from intarsia.evaluation.harness import Evaluation
 from intarsia.evaluation.result import make_result, read_result, write_result
 from intarsia.model import Model
 from intarsia.runtime import atomic, progress_columns
@@ -32,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 OpenModel = Callable[[str], tuple[Model, dict[str, Any]]]
 Result = dict[str, Any]
+Answer = Callable[[Problems], tuple[Evaluation, dict[str, Any]]]
 NUM_WORST = 50
 
 
@@ -48,8 +52,9 @@ class Failed:
 class Suite:
     """What came out: ``results`` and ``failures`` in the plan's order, models by their labels.
 
-    ``models`` are the given names by label, the reference first; ``inspected`` the two whose
-    failures are shown (the first and the last). ``failures`` are the worst mistakes of the last.
+    ``models`` are the given names by label, the reference first; ``rows`` those of a table, where
+    ``TEXT_ONLY`` comes last if it has answered anything; ``inspected`` the two whose failures are
+    shown (the first and the last). ``failures`` are the worst mistakes of the last.
     """
 
     models: dict[str, str]
@@ -59,6 +64,12 @@ class Suite:
     failures: dict[Task, list[Data]] = field(default_factory=dict)
     failed: list[Failed] = field(default_factory=list)
     num_computed: int = 0
+
+    @property
+    def rows(self) -> dict[str, str]:
+        if not any(TEXT_ONLY in results for results in self.results.values()):
+            return self.models
+        return self.models | {TEXT_ONLY: str(self.plan.lessons)}
 
     @property
     def inspected(self) -> list[str]:
@@ -75,6 +86,8 @@ def run_suite(
     num_worst: int = NUM_WORST,
 ) -> Suite:
     """Evaluate every model on every task of the plan, then collect failures of two of them.
+
+    With ``plan.lessons`` a language model that sees no picture answers what it can, too.
 
     What lies in ``out`` already and was made of the same model, data and protocol is read, not
     computed again. A task that fails for a model is noted and the others go on.
@@ -98,13 +111,18 @@ def run_suite(
     run = _Run(suite, out, opened, num_worst)
     with _bar() as bar:
         inspections = [task for task in plan.tasks if task.inspection]
-        total = len(plan.tasks) * len(models) + len(inspections)
+        blind = [task for task in plan.tasks if task.blind and plan.lessons]
+        total = len(plan.tasks) * len(models) + len(blind) + len(inspections)
         step = bar.add_task("suite", total=total, note="")
         for label in names:
             for task in plan.tasks:
                 bar.update(step, description=f"{label}: {task}")
                 run.attempt(task, label, run.evaluate)
                 bar.advance(step)
+        for task in blind:
+            bar.update(step, description=f"{TEXT_ONLY}: {task}")
+            run.attempt(task, TEXT_ONLY, run.evaluate_blind)
+            bar.advance(step)
         for task in inspections:
             bar.update(step, description=f"failures: {task}")
             run.attempt(task, suite.inspected[-1], run.inspect)
@@ -147,33 +165,47 @@ class _Run:
 
     def evaluate(self, task: Task, label: str) -> None:
         name = self.suite.models[label]
+
+        def answer(problems: Problems) -> tuple[Evaluation, dict[str, Any]]:
+            model, config = self.opened(name)
+            return task.evaluate(model, task.items, problems), config
+
+        self._once(task, label, name, self.suite.keys[label], answer)
+
+    def evaluate_blind(self, task: Task, label: str) -> None:
+        ask, lessons = task.blind, self.suite.plan.lessons
+        assert ask is not None and lessons is not None
+
+        def answer(_: Problems) -> tuple[Evaluation, dict[str, Any]]:
+            language, taught_on = lessons.teach(true_texts(task.items))
+            return ask(task.items, language), {"taught_on": asdict(taught_on)}
+
+        self._once(task, label, label, lessons.key, answer)
+
+    def _once(self, task: Task, label: str, name: str, key: str, answer: Answer) -> None:
+        """The result of an earlier run, or the answer, which is kept."""
         path = self.out / "results" / file_name(name) / f"{file_name(str(task))}.json"
-        stamp = {"model": self.suite.keys[label], "data": task.key}
+        stamp = {"model": key, "data": task.key}
         result = _read(path, stamp)
         if result is None:
-            result = self._result(task, name, stamp, path)
+            problems = Problems()
+            evaluation, config = answer(problems)
+            variant = evaluation.variant
+            result = make_result(
+                protocol=f"{task.protocol} ({variant})" if variant else task.protocol,
+                split=task.split,
+                metrics=evaluation.metrics,
+                per_query=evaluation.per_query,
+                model=name,
+                data=task.data,
+                seed=config.get("seed"),
+                config=config | {"suite": stamp},
+            )
+            write_result(path, result)
+            if len(problems):
+                problems.write(path.with_suffix(".problems.jsonl"))
             self.suite.num_computed += 1
         self.suite.results.setdefault(task, {})[label] = result
-
-    def _result(self, task: Task, name: str, stamp: dict[str, str], path: Path) -> Result:
-        model, config = self.opened(name)
-        problems = Problems()
-        evaluation = task.evaluate(model, task.items, problems)
-        variant = evaluation.variant
-        result = make_result(
-            protocol=f"{task.protocol} ({variant})" if variant else task.protocol,
-            split=task.split,
-            metrics=evaluation.metrics,
-            per_query=evaluation.per_query,
-            model=name,
-            data=task.data,
-            seed=config.get("seed"),
-            config=config | {"suite": stamp},
-        )
-        write_result(path, result)
-        if len(problems):
-            problems.write(path.with_suffix(".problems.jsonl"))
-        return result
 
     def inspect(self, task: Task, _: str) -> None:
         inspected = self.suite.inspected
@@ -209,7 +241,10 @@ def _read(path: Path, stamp: dict[str, str]) -> Result | None:
 def _read_cases(path: Path, stamp: dict[str, Any]) -> list[Data] | None:
     if not path.is_file():
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
     return found["cases"] if found["suite"] == stamp else None
 
 

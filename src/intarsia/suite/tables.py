@@ -1,7 +1,8 @@
 """Tables of a suite: JSON, CSV, LaTeX and Markdown, with intervals and corrected differences.
 
 Each model is compared with the first one, query by query. ``p_holm`` is corrected for all the
-comparisons of its benchmark (metrics x models), in the summary for all those of the summary.
+comparisons of its benchmark (metrics x models), in the summary for all those of the summary. The
+text-only judge has cells like a model's, but is never compared and never the best.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from intarsia.errors import DataError
+from intarsia.evaluation.blind import TEXT_ONLY, TaughtOn
 from intarsia.evaluation.compare import compare
 from intarsia.evaluation.metrics import Difference, holm
 from intarsia.runtime import atomic
 from intarsia.suite.run import Result, Suite
 
+T = TypeVar("T")
 LEVEL = 0.05
 HEADLINES = {
     "retrieval": ("i2t_r1", "t2i_r1"),
@@ -55,7 +58,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One protocol on one data set: ``cells[metric][model]``."""
+    """One protocol on one data set: ``cells[metric][model]``.
+
+    ``taught_on`` says what the text-only judge has read, if it is among the models.
+    """
 
     task: str
     protocol: str
@@ -63,9 +69,19 @@ class Benchmark:
     split: str
     n: int
     cells: dict[str, dict[str, Cell]]
+    taught_on: str = ""
 
     def __str__(self) -> str:
         return f"{self.protocol} on {self.data} {self.split}"
+
+    @property
+    def blind_note(self) -> str:
+        if not self.taught_on:
+            return ""
+        return (
+            f"{TEXT_ONLY.capitalize()}: a language model that sees no picture, taught on "
+            f"{self.taught_on}; it is neither compared nor called best."
+        )
 
     @property
     def headlines(self) -> list[str]:
@@ -122,17 +138,22 @@ def is_chance(metric: str) -> bool:
 
 
 def best(metric: str, cells: Mapping[str, Cell]) -> set[str]:
-    """The models with the best value; none of chance, or without a rival."""
-    if is_chance(metric) or len(cells) < 2:
+    """The models with the best value; none of chance, or where no model is worse."""
+    values = {model: cell.value for model, cell in seeing(cells).items()}
+    if is_chance(metric) or len(set(values.values())) < 2:
         return set()
-    values = [cell.value for cell in cells.values()]
-    limit = min(values) if is_lower_better(metric) else max(values)
-    return {model for model, cell in cells.items() if cell.value == limit}
+    limit = (min if is_lower_better(metric) else max)(values.values())
+    return {model for model, value in values.items() if value == limit}
+
+
+def seeing(by_model: Mapping[str, T]) -> dict[str, T]:
+    """Of those models that look at the pictures."""
+    return {model: item for model, item in by_model.items() if model != TEXT_ONLY}
 
 
 def write_tables(suite: Suite, found: Sequence[Benchmark], out: Path) -> list[Path]:
     """``suite.json``, ``.csv``, ``.tex`` and ``.md`` in ``out``; their paths."""
-    models = list(suite.models)
+    models = list(suite.rows)
     texts = {
         "json": json.dumps(as_data(suite, found), indent=1, default=str, allow_nan=False) + "\n",
         "csv": as_csv(found),
@@ -148,7 +169,7 @@ def write_tables(suite: Suite, found: Sequence[Benchmark], out: Path) -> list[Pa
 
 def as_data(suite: Suite, found: Sequence[Benchmark]) -> dict[str, Any]:
     return {
-        "models": suite.models,
+        "models": suite.rows,
         "reference": next(iter(suite.models)),
         "benchmarks": [asdict(benchmark) for benchmark in found],
         "summary": [
@@ -192,6 +213,8 @@ def as_markdown(found: Sequence[Benchmark], models: Sequence[str]) -> str:
             row = [_markdown_cell(cells.get(model), model in first) for model in models]
             lines.append(f"| {metric} | " + " | ".join(row) + " |")
         lines.append("")
+        if benchmark.taught_on:
+            lines += [benchmark.blind_note, ""]
     return "\n".join(lines)
 
 
@@ -221,11 +244,12 @@ def _latex_table(benchmark: Benchmark, models: Sequence[str]) -> str:
         row = [_latex_cell(cells.get(model), model in first) for model in models]
         rows.append(" & ".join([_escaped(metric), *row]) + r" \\")
     caption = f"{_escaped(str(benchmark))}, $n = {benchmark.n}$. {_escaped(_LATEX_NOTE)}"
+    reference = " ".join(filter(None, (f"Reference: {models[0]}.", benchmark.blind_note)))
     return "\n".join(
         [
             r"\begin{table}[t]",
             r"\centering\small",
-            rf"\caption{{{caption} Reference: {_escaped(models[0])}.}}",
+            rf"\caption{{{caption} {_escaped(reference)}}}",
             rf"\begin{{tabular}}{{l{'r' * len(models)}}}",
             r"\toprule",
             " & ".join(["metric", *map(_escaped, models)]) + r" \\",
@@ -273,9 +297,10 @@ def _rows(found: Sequence[Benchmark]) -> Iterator[tuple[Benchmark, str, dict[str
 
 def _benchmark(task: str, results: Mapping[str, Result], models: Sequence[str]) -> Benchmark:
     some = next(iter(results.values()))
+    rivals = seeing(results)
     gaps = {
         model: _differences(result, results[models[0]])
-        for model, result in results.items()
+        for model, result in rivals.items()
         if model != models[0] and models[0] in results
     }
     metrics = list(dict.fromkeys(name for result in results.values() for name in result["metrics"]))
@@ -292,9 +317,16 @@ def _benchmark(task: str, results: Mapping[str, Result], models: Sequence[str]) 
         some["protocol"],
         some["data"],
         some["split"],
-        max(result["n"] for result in results.values()),
+        max(result["n"] for result in (rivals or results).values()),
         dict(zip(metrics, _corrected(cells), strict=True)),
+        _taught_on(results),
     )
+
+
+def _taught_on(results: Mapping[str, Result]) -> str:
+    if TEXT_ONLY not in results:
+        return ""
+    return str(TaughtOn(**results[TEXT_ONLY]["config"]["taught_on"]))
 
 
 def _differences(result: Result, reference: Result) -> dict[str, Difference]:

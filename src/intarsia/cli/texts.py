@@ -1,0 +1,154 @@
+"""Protocols that tell true captions from false ones, with what language alone gives beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from intarsia.cli.common import add_data_arguments, data_of
+from intarsia.cli.measuring import evaluation_parser, keep, opened
+from intarsia.errors import ConfigError
+
+if TYPE_CHECKING:
+    from intarsia.data.problems import Problems
+    from intarsia.evaluation.blind import NgramModel, TaughtOn
+    from intarsia.evaluation.harness import Evaluation
+    from intarsia.types import Record
+
+    Taught = tuple[NgramModel, TaughtOn]
+
+
+def negatives(arguments: list[str]) -> None:
+    """Hard negatives that the records bring."""
+    from intarsia.evaluation.harness import evaluate_negatives
+    from intarsia.evaluation.region_matching import evaluate_region_negatives
+
+    parser = _parser("negatives", evaluate_negatives.__doc__ or "")
+    parser.add_argument(
+        "--match",
+        type=Literal["similarity", "regions"],
+        default="similarity",
+        help="captions with pictures by the method's similarity, or phrases with given regions",
+    )
+    options = parser.parse_args(arguments)
+    records, problems = _read(options)
+    taught = _taught(options, records)
+    if options.match == "similarity":
+        _judge(options, "negatives", evaluate_negatives, records, problems, taught)
+    else:
+        records = [record for record in records if record.regions] or records
+        run, name = evaluate_region_negatives, "negatives-regions"
+        _judge(options, name, run, records, problems, taught, match="regions")
+
+
+def swaps(arguments: list[str]) -> None:
+    """Hard negatives made of the records' captions."""
+    from intarsia.components.text import TextParser
+    from intarsia.evaluation.blind import balanced
+    from intarsia.evaluation.harness import evaluate_negatives
+    from intarsia.evaluation.swaps import evaluate_swaps
+    from intarsia.evaluation.swaps import swaps as swapped
+
+    parser = _parser("swaps", evaluate_swaps.__doc__ or "")
+    parser.add_argument(
+        "--balanced",
+        action="store_true",
+        help="only captions that the language model of --blind cannot tell",
+    )
+    options = parser.parse_args(arguments)
+    if options.balanced and not options.blind:
+        raise ConfigError(
+            "--balanced keeps what language alone cannot tell: add --blind NAME[:SPLIT], whose "
+            "captions teach it"
+        )
+    records, problems = _read(options)
+    taught = _taught(options, records)
+    records, name = swapped(records, TextParser()), "swaps"
+    if options.balanced and taught:
+        records, name = balanced(records, taught[0]), "swaps (balanced)"
+    _judge(options, name, evaluate_negatives, records, problems, taught)
+
+
+def evaluate_benchmark(name: str, arguments: list[str]) -> None:
+    """A compositional benchmark with files of its own."""
+    from intarsia.data.problems import Problems
+    from intarsia.evaluation.blind import Blind
+    from intarsia.evaluation.compositional import COMPOSITIONAL
+
+    benchmark = COMPOSITIONAL[name]
+    parser = evaluation_parser(name, benchmark.evaluate.__doc__ or "")
+    parser.add_argument("--root", type=Path, required=True, help="folder of the benchmark's files")
+    parser.add_argument("--images", type=Path, required=True, help="folder of its pictures")
+    parser.add_argument("--max-bad-fraction", type=float, default=0.01)
+    _add_blind_arguments(parser)
+    options = parser.parse_args(arguments)
+    problems = Problems(options.max_bad_fraction)
+    cases = benchmark.read(options.root, options.images, problems)
+    taught = _taught(options, cases)
+    blind = taught and Blind(taught[1], benchmark.blind(cases, taught[0]))
+    model, config = opened(options)
+    evaluation = benchmark.evaluate(model, cases, problems)
+    keep(options, problems, evaluation, config, name, name, "test", blind)
+
+
+def _parser(protocol: str, description: str) -> ArgumentParser:
+    parser = evaluation_parser(protocol, description)
+    add_data_arguments(parser, "test")
+    _add_blind_arguments(parser)
+    return parser
+
+
+def _read(options: Namespace) -> tuple[list[Record], Problems]:
+    data = data_of(options)
+    problems = data.problems()
+    return data.read(problems), problems
+
+
+def _judge(
+    options: Namespace,
+    protocol: str,
+    evaluate: Callable[..., Evaluation],
+    records: list[Record],
+    problems: Problems,
+    taught: Taught | None,
+    **given: str,
+) -> None:
+    """By the model, and by a language model that was taught, and keep the result."""
+    from intarsia.evaluation.blind import Blind, blind_negatives
+
+    blind = taught and Blind(taught[1], blind_negatives(records, taught[0]))
+    model, config = opened(options)
+    evaluation = evaluate(model, records, problems)
+    config |= {"evaluation": given}
+    keep(options, problems, evaluation, config, protocol, options.data, options.split, blind)
+
+
+def _add_blind_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--blind",
+        type=str | None,
+        default=None,
+        help="NAME[:SPLIT] of a data set (default split: train) whose captions teach a language "
+        "model what text alone gives; pictures that share a caption with the question are left out",
+    )
+    parser.add_argument(
+        "--blind-root",
+        type=Path | None,
+        default=None,
+        help="folder of --blind; default: that of --data, if it is the same data set",
+    )
+
+
+def _taught(options: Namespace, items: Sequence[Any]) -> Taught | None:
+    """A language model that has not read the true texts of ``items``."""
+    from intarsia.evaluation.blind import Lessons
+    from intarsia.evaluation.compositional import true_texts
+
+    if not options.blind:
+        return None
+    name, _, split = options.blind.partition(":")
+    root = options.blind_root or (options.root if name == options.get("data") else None)
+    return Lessons.read(name, split or "train", root).teach(true_texts(items))
