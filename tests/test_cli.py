@@ -39,6 +39,15 @@ def test_every_row_of_every_sweep_parses(path):
                 assert options[key] == value
 
 
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.name)
+def test_every_evaluation_of_every_sweep_has_its_options(path, capsys):
+    for options in Sweep.read(path).evaluate:
+        with pytest.raises(SystemExit, match="0"):
+            main(["evaluate", str(options.pop("protocol")), "--help"])
+        text = capsys.readouterr().out
+        assert all(f"[--{key} " in text or f" --{key} " in text for key in options), options
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
