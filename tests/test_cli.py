@@ -35,6 +35,8 @@ def test_every_row_of_every_sweep_parses(path):
         for key, value in row.items():
             if key == "method":
                 assert options.method.class_path.rpartition(".")[2] == value
+            elif key.startswith("backbone."):
+                assert options.backbone[key.removeprefix("backbone.")] == value
             else:
                 assert options[key] == value
 
