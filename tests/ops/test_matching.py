@@ -167,6 +167,21 @@ def test_the_compiled_kernel_equals_torch(x_counts, y_counts, block, kept):
         torch.testing.assert_close(part, wanted)
 
 
+def test_a_numba_that_does_not_work_is_told_of_once_and_left_alone(monkeypatch, caplog):
+    def broken(name: str) -> None:
+        raise ImportError("Numba needs NumPy 1.26 or less")
+
+    monkeypatch.setattr(matching_blocks, "import_module", broken)
+    matching_blocks._compiled.cache_clear()
+    x, y, *masks = random_case(17, 3, 4, 5, 6)
+    for _ in range(2):
+        fine_grained_scores(x.bfloat16(), y.bfloat16(), *masks)
+    matching_blocks._compiled.cache_clear()
+    assert caplog.messages == [
+        "matching without its compiled kernel: Numba needs NumPy 1.26 or less"
+    ]
+
+
 def test_threads_change_nothing_and_stay_as_they_were(threads):
     x, y, x_mask, y_mask = random_case(16, 70, 300, 9, 8, d=32)
     case = (x.bfloat16(), y.bfloat16(), x_mask, y_mask)

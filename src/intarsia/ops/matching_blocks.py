@@ -10,6 +10,7 @@ is repeats a row's first vector, which changes no maximum.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
@@ -108,10 +109,14 @@ def _fill(x_blocks: Iterable[Block], y_blocks: Sequence[Block], results: Results
 
 @cache
 def _compiled() -> ModuleType | None:
-    """:mod:`intarsia.ops.matching_cpu`, where numba is installed."""
+    """:mod:`intarsia.ops.matching_cpu`, where numba is installed and works."""
     if find_spec("numba") is None:
         return None
-    return import_module("intarsia.ops.matching_cpu")
+    try:
+        return import_module("intarsia.ops.matching_cpu")
+    except ImportError as error:  # as of a numba that is too old for this numpy
+        logging.getLogger(__name__).warning("matching without its compiled kernel: %s", error)
+        return None
 
 
 def backward(

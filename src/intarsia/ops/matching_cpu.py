@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from typing import Any
 
 import numba
 import numpy as np
@@ -82,7 +83,15 @@ def _in_order(bits: np.int16) -> np.int16:
     return np.int16(bits ^ ((bits >> 15) & 0x7FFF))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _compiled(function: Callable[..., None]) -> Any:
+    """Kept for the next process, unless no folder may be written to."""
+    try:
+        return numba.njit(function, nogil=True, cache=True, error_model="numpy")
+    except RuntimeError:
+        return numba.njit(function, nogil=True, error_model="numpy")
+
+
+@_compiled
 def _reduce(
     bits: NDArray[np.int16],
     x_counts: NDArray[np.int64],
