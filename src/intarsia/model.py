@@ -324,9 +324,7 @@ class Model(nn.Module):
 
     def load(self, path: Path) -> None:
         """Read weights written by :meth:`save` into a model of the same spec."""
-        with safe_open(path, framework="pt") as file:
-            frozen = (file.metadata() or {}).get("frozen_towers", "")
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        frozen, state = _stored(path)
         if frozen and frozen != self.fingerprint():
             raise ConfigError(
                 f"{path} was trained on towers with fingerprint {frozen}, but "
@@ -344,9 +342,9 @@ class Model(nn.Module):
         and shape. Returns the names of this model's tensors that keep their fresh values."""
         if not (directory / WEIGHTS).is_file():
             raise ConfigError(f"{directory} is not a trained model: it has no {WEIGHTS}")
-        with safe_open(directory / WEIGHTS, framework="pt") as file:
-            frozen = (file.metadata() or {}).get("frozen_towers", "")
-            given = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        frozen, given = _stored(directory / WEIGHTS)
+        inherits = {f"backbone.{a}": f"backbone.{b}" for a, b in self.backbone.inherited().items()}
+        given = {own: given[of] for own, of in inherits.items() if of in given} | given
         built = self._built(frozen)
         if built is None:
             raise ConfigError(
@@ -361,6 +359,13 @@ class Model(nn.Module):
             raise ConfigError(f"{directory} has another backbone: no {lost[0]} of this shape in it")
         self.load_state_dict(fits, strict=False)
         return fresh
+
+
+def _stored(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """The fingerprint of the towers that are not in a file of weights, and what is."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return (file.metadata() or {}).get("frozen_towers", ""), tensors
 
 
 def load_model(directory: str | Path, *, device: torch.device | str = "cpu") -> Model:

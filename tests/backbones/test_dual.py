@@ -14,6 +14,7 @@ from transformers import (
 
 from intarsia.backbones.loading import load_backbone
 from intarsia.errors import BackboneError
+from intarsia.model import WEIGHTS, ModelSpec
 from intarsia.runtime import models_root
 from intarsia.types import Features
 
@@ -160,3 +161,21 @@ def test_minilm_is_sentence_transformers(real):
     unnormalised = reference[1](reference[0](reference.preprocess(texts)))["sentence_embedding"]
     torch.testing.assert_close(found.text_global, unnormalised, **CLOSE)
     assert real.dims.context == 256 == found.text_tokens.shape[1]
+
+
+def test_local_projections_start_from_those_that_a_base_shared(spec, tmp_path):
+    def built(shared: bool) -> ModelSpec:
+        return ModelSpec({"spec": spec, "shared": shared, "embed_dim": 10}, freeze="towers")
+
+    bases = {True: built(True).build(1), False: built(False).build(2)}
+    for shared, base in bases.items():
+        folder = tmp_path / str(shared)
+        folder.mkdir()
+        base.save(folder / WEIGHTS)
+        model = built(False).build()
+        assert model.start_from(folder) == []
+        own, given = model.backbone, base.backbone
+        for local, whole in (("patch", "image"), ("token", "text")):
+            taken = getattr(given, f"{whole if shared else local}_projection").state_dict()
+            for key, value in getattr(own, f"{local}_projection").state_dict().items():
+                assert torch.equal(value, taken[key])

@@ -129,6 +129,10 @@ class Backbone(nn.Module, ABC):
             t for t in self.towers() if ("text" if "text" in names[id(t)] else "image") in sides
         ]
 
+    def inherited(self) -> dict[str, str]:
+        """Names of tensors -> names of those they start from where a base has only these."""
+        return {}
+
     def depths(self) -> dict[str, int]:
         """How far each parameter lies below the joint space, for learning rates by layer.
 

@@ -119,6 +119,14 @@ class DualEncoder(Backbone):
             text_mask=states.text_mask,
         )
 
+    def inherited(self) -> dict[str, str]:
+        """Local projections go on from those that a base had for pooled and local vectors alike."""
+        return {
+            f"{local}_projection.{key}": f"{whole}_projection.{key}"
+            for local, whole in (("patch", "image"), ("token", "text"))
+            for key in (getattr(self, f"{local}_projection") or nn.Module()).state_dict()
+        }
+
     def settings(self) -> str:
         has_pooler = getattr(self.vision, "pooler", None) is not None
         return f"{super().settings()} {self.pooling} {has_pooler}"
