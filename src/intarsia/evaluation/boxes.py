@@ -27,7 +27,7 @@ from intarsia.evaluation.metrics import Array, Outcomes, require_no_nan
 from intarsia.evaluation.prompts import TEMPLATES, prompts
 from intarsia.methods.base import normalised
 from intarsia.model import Model
-from intarsia.ops.regions import CROP_FACTOR, pool_words
+from intarsia.ops.regions import CROP_FACTOR, pool_phrase
 from intarsia.types import Box, Features, Record
 
 ProtocolName = Literal["instances", "clipself", "fineclip"]
@@ -255,10 +255,7 @@ def _phrase_vectors(model: Model, features: Features, text: ClassText) -> Tensor
         return model.method.phrase_vectors(features)
     if text == "global":
         return normalised(features.require("text_global"))
-    mask = features.require("text_mask")
-    count = mask.sum(1)
-    words = torch.stack([torch.zeros_like(count), count], 1)[:, None]
-    return pool_words(features.require("text_tokens"), mask, words)[:, 0]
+    return pool_phrase(features.require("text_tokens"), features.require("text_mask"))
 
 
 def class_ranks(vectors: Tensor, classes: Tensor, labels: Array) -> Array:

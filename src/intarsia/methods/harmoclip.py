@@ -11,7 +11,7 @@ from intarsia.errors import ConfigError, unknown
 from intarsia.methods.base import Method, Temperature, normalised, same_picture
 from intarsia.ops.contrastive import info_nce
 from intarsia.ops.ranks import current_ranks
-from intarsia.ops.regions import pool_regions, pool_words
+from intarsia.ops.regions import pool_phrase, pool_regions, pool_words
 from intarsia.types import Dims, Embeddings, Features, Term
 
 GrTarget = Literal["crop", "phrase", "image"]
@@ -129,9 +129,7 @@ class HarmoClip(Method):
 
     def phrase_vectors(self, text: Features) -> Tensor:
         """The phrase as a lexeme, which the second loss compares regions with, (B,D)."""
-        mask = text.require("text_mask")
-        words = torch.stack([torch.zeros_like(mask.sum(1)), mask.sum(1)], 1)[:, None]
-        return pool_words(text.require("text_tokens"), mask, words)[:, 0]
+        return pool_phrase(text.require("text_tokens"), text.require("text_mask"))
 
     def patch_map(self, image: Features, text: Features) -> Tensor:
         """How well each patch matches the phrase as a lexeme, (B,M)."""

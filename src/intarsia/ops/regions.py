@@ -81,3 +81,9 @@ def enlarged_crops(
         pixels, rois, output_size=(size, size), sampling_ratio=2, aligned=True
     )
     return crops
+
+
+def pool_phrase(tokens: Tensor, mask: Tensor) -> Tensor:
+    """:func:`pool_words` of all tokens (B,N,D) that ``mask`` (B,N) has: (B,D)."""
+    count = mask.sum(1)
+    return pool_words(tokens, mask, torch.stack([torch.zeros_like(count), count], 1)[:, None])[:, 0]
