@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from intarsia.cli import main
 from intarsia.errors import ConfigError
+from intarsia.model import WEIGHTS
 from intarsia.sweep import Sweep
 
 CONFIG = """
@@ -73,6 +76,23 @@ def test_a_run_may_be_evaluated_twice(tmp_path, capsys):
     assert "unknown metric of a sweep 'r1'" in capsys.readouterr().err
 
 
+def test_a_row_may_lie_between_the_start_and_another(tmp_path):
+    train = f"train --config {tmp_path / 'config.yaml'} --out {tmp_path / 'start'} --seed 0"
+    rows = f"""rows:
+  fine-tuned: {{init: {tmp_path / "start"}, trainer.lr: 0.01}}
+  between: {{init: {tmp_path / "start"}, trainer.lr: 0.01, interpolate: 0.25}}"""
+    text = SWEEP.replace("grid: {trainer.lr: [0.001, 0.01]}", rows).replace("[0, 1]", "[0]")
+    path, out = written(tmp_path, text), tmp_path / "out"
+    main(train.split())
+    main(["sweep", str(path), "--out", str(out)])
+    folders = tmp_path / "start", out / "fine-tuned" / "seed-0", out / "between" / "seed-0"
+    start, end, between = (load_file(folder / WEIGHTS) for folder in folders)
+    for key, found in between.items():
+        torch.testing.assert_close(found, 0.75 * start[key] + 0.25 * end[key])
+    assert (out / "between" / "seed-0-retrieval.json").exists()
+    assert not (out / "between" / "seed-0" / "metrics.jsonl").exists()
+
+
 def test_a_sample_of_a_grid_is_the_same_every_time():
     grid = {"a": [1, 2, 3], "b": [1, 2, 3]}
     sweep = Sweep("name", "c.yaml", {}, [], grid=grid, sample=4)
@@ -85,6 +105,13 @@ def test_a_sample_of_a_grid_is_the_same_every_time():
         (SWEEP.replace("seeds", "seed"), "unknown key 'seed'"),
         (SWEEP.replace("grid: {trainer.lr: [0.001, 0.01]}", ""), "rows or grid"),
         (SWEEP.replace("metrics: [i2t_r1, t2i_r1]", ""), "metrics"),
+        (SWEEP.replace("grid: {", "grid: {interpolate: [0.5], "), "needs an init"),
+        (
+            SWEEP.replace("grid:", "options: {init: start}\ngrid:").replace(
+                "grid: {", "grid: {interpolate: [0.5], "
+            ),
+            "needs a row of the same options without it",
+        ),
         ("just words", "unknown key 'just words'"),
     ],
 )

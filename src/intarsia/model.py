@@ -337,14 +337,18 @@ class Model(nn.Module):
             raise ConfigError(f"{path} does not fit its config: {len(odd)} tensors, e.g. {odd[:3]}")
         self.load_state_dict(state, strict=False)
 
+    def completed(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Another model's tensors, and under their names here those that inherit from them."""
+        inherits = {f"backbone.{a}": f"backbone.{b}" for a, b in self.backbone.inherited().items()}
+        return {own: given[of] for own, of in inherits.items() if of in given} | given
+
     def start_from(self, directory: Path) -> list[str]:
         """Take over a trained model's backbone, and the method's tensors that have the same name
         and shape. Returns the names of this model's tensors that keep their fresh values."""
         if not (directory / WEIGHTS).is_file():
             raise ConfigError(f"{directory} is not a trained model: it has no {WEIGHTS}")
         frozen, given = _stored(directory / WEIGHTS)
-        inherits = {f"backbone.{a}": f"backbone.{b}" for a, b in self.backbone.inherited().items()}
-        given = {own: given[of] for own, of in inherits.items() if of in given} | given
+        given = self.completed(given)
         built = self._built(frozen)
         if built is None:
             raise ConfigError(

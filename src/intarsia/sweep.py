@@ -14,7 +14,9 @@ A sweep file is YAML:
     metrics: [i2t_r1, t2i_r1]                # of whichever evaluation has it first
     published: {"1 layer": [54.78, 37.60]}   # optional, shown beside
 
-``{seed}`` in an option stands for the seed. Differences are paired and against the first row.
+``{seed}`` in an option stands for the seed. Differences are paired and against the first row. A
+protocol may bring arguments (``boxes --protocol clipself``). A row with ``interpolate: W`` is not
+trained: its weights lie between the ``init`` (0) and the result (1) of the row of the same options.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
@@ -37,6 +40,7 @@ from intarsia.evaluation.result import read_result
 from intarsia.model import WEIGHTS
 from intarsia.runtime import atomic
 
+INTERPOLATE = "interpolate"  # an option of rows that is none of training
 Verb = Callable[[list[str]], None]
 Options = dict[str, Any]
 Results = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
@@ -81,6 +85,13 @@ class Sweep:
             raise ConfigError(f"{path}: {error}") from error
         if bool(sweep.rows) == bool(sweep.grid):
             raise ConfigError(f"{path}: give either rows or grid")
+        for row, options in sweep.all_rows().items():
+            if INTERPOLATE in options and "init" not in sweep.options | options:
+                raise ConfigError(f"{path}: row {row!r}: interpolate needs an init to start from")
+            if INTERPOLATE in options and sweep.trained_row(row) is None:
+                raise ConfigError(
+                    f"{path}: row {row!r}: interpolate needs a row of the same options without it"
+                )
         return sweep
 
     def all_rows(self) -> dict[str, Options]:
@@ -97,6 +108,12 @@ class Sweep:
             for point in points
         }
 
+    def trained_row(self, row: str) -> str | None:
+        """The row whose training gives ``row`` its weights: itself, unless it interpolates."""
+        rows = self.all_rows()
+        wanted = {key: value for key, value in rows[row].items() if key != INTERPOLATE}
+        return next((name for name, options in rows.items() if options == wanted), None)
+
 
 def run_sweep(sweep: Sweep, out: Path, verbs: Mapping[str, Verb]) -> Path:
     """Train, tune and evaluate every row and seed that is not done yet.
@@ -104,16 +121,15 @@ def run_sweep(sweep: Sweep, out: Path, verbs: Mapping[str, Verb]) -> Path:
     Args:
         sweep: what to run.
         out: gets a folder a run, ``table.md``, ``table.json`` and ``table.png``.
-        verbs: ``train``, ``tune`` and ``evaluate`` as the command line has them.
+        verbs: ``train``, ``interpolate``, ``tune`` and ``evaluate`` as the command line has them.
 
     Returns:
         The table.
     """
     results: dict[str, list[list[dict[str, Any]]]] = {}
-    for row, options in sweep.all_rows().items():
+    for row in sweep.all_rows():
         for seed in sweep.seeds:
-            folder = out / slug(row) / f"seed-{seed}"
-            files = _run(sweep, options, seed, folder, verbs)
+            files = _run(sweep, row, seed, out, verbs)
             results.setdefault(row, []).append([read_result(file) for file in files])
     rows = table_rows(sweep, results)
     with atomic(out / "table.json") as draft:
@@ -124,31 +140,50 @@ def run_sweep(sweep: Sweep, out: Path, verbs: Mapping[str, Verb]) -> Path:
     return out / "table.md"
 
 
-def _run(
-    sweep: Sweep, options: Options, seed: int, folder: Path, verbs: Mapping[str, Verb]
-) -> list[Path]:
+def _run(sweep: Sweep, row: str, seed: int, out: Path, verbs: Mapping[str, Verb]) -> list[Path]:
     """The result files of one row and seed, of which those that are missing are made."""
+    folder = _folder(out, row, seed)
     asked = [dict(options) for options in sweep.evaluate]
     names = [f"{n}-" if n else "" for n in range(len(asked))]
-    protocols = [str(rest.pop("protocol")) for rest in asked]
+    protocols = [shlex.split(str(rest.pop("protocol"))) for rest in asked]
     files = [
-        folder.with_name(f"{folder.name}-{name}{protocol}.json")
+        folder.with_name(f"{folder.name}-{name}{protocol[0]}.json")
         for name, protocol in zip(names, protocols, strict=True)
     ]
     if all(file.exists() for file in files):
         return files
-    if not (folder / WEIGHTS).is_file() or not (folder / "trained").exists():
-        given = run_arguments(sweep, options, seed)
-        fixed = ["--config", sweep.config, "--out", str(folder), "--seed", str(seed), "--resume"]
-        verbs["train"]([*fixed, *given])
-        if sweep.tune is not None:
-            verbs["tune"](["--model", str(folder), *_arguments(sweep.tune, seed)])
-        (folder / "trained").touch()
+    _make(sweep, row, seed, out, verbs)
     for file, protocol, rest in zip(files, protocols, asked, strict=True):
         if not file.exists():
             where = ["--model", str(folder), "--json", str(file)]
-            verbs["evaluate"]([protocol, *where, *_arguments(rest, seed)])
+            verbs["evaluate"]([*protocol, *where, *_arguments(rest, seed)])
     return files
+
+
+def _make(sweep: Sweep, row: str, seed: int, out: Path, verbs: Mapping[str, Verb]) -> None:
+    """The weights of one row and seed, if they are not there."""
+    folder, options = _folder(out, row, seed), sweep.all_rows()[row]
+    if (folder / WEIGHTS).is_file() and (folder / "trained").exists():
+        return
+    if INTERPOLATE in options:
+        source = sweep.trained_row(row)
+        assert source is not None
+        _make(sweep, source, seed, out, verbs)
+        start = str((sweep.options | options)["init"]).replace("{seed}", str(seed))
+        ends = ["--start", start, "--model", str(_folder(out, source, seed))]
+        (folder / WEIGHTS).unlink(missing_ok=True)
+        verbs["interpolate"]([*ends, "--weight", str(options[INTERPOLATE]), "--out", str(folder)])
+    else:
+        given = run_arguments(sweep, options, seed)
+        fixed = ["--config", sweep.config, "--out", str(folder), "--seed", str(seed), "--resume"]
+        verbs["train"]([*fixed, *given])
+    if sweep.tune is not None:
+        verbs["tune"](["--model", str(folder), *_arguments(sweep.tune, seed)])
+    (folder / "trained").touch()
+
+
+def _folder(out: Path, row: str, seed: int) -> Path:
+    return out / slug(row) / f"seed-{seed}"
 
 
 def run_arguments(sweep: Sweep, row: Options, seed: int) -> list[str]:

@@ -1,3 +1,4 @@
+import copy
 import importlib.util
 
 import pytest
@@ -14,8 +15,9 @@ from transformers import (
 
 from intarsia.backbones.loading import load_backbone
 from intarsia.errors import BackboneError
-from intarsia.model import WEIGHTS, ModelSpec
+from intarsia.model import WEIGHTS, Model, ModelSpec
 from intarsia.runtime import models_root
+from intarsia.training.interpolate import interpolate
 from intarsia.types import Features
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -179,3 +181,16 @@ def test_local_projections_start_from_those_that_a_base_shared(spec, tmp_path):
             taken = getattr(given, f"{whole if shared else local}_projection").state_dict()
             for key, value in getattr(own, f"{local}_projection").state_dict().items():
                 assert torch.equal(value, taken[key])
+
+
+def test_interpolation_takes_local_projections_back_to_those_that_the_start_shared(spec):
+    def built(shared: bool, seed: int) -> Model:
+        whole = {"spec": spec, "shared": shared, "embed_dim": 10}
+        return ModelSpec(whole, freeze="towers").build(seed)
+
+    start, model = built(True, 1), built(False, 2)
+    end = copy.deepcopy(model.backbone.patch_projection.state_dict())
+    interpolate(start, model, 0.25)
+    for key, value in model.backbone.patch_projection.state_dict().items():
+        begun = start.backbone.image_projection.state_dict()[key]
+        torch.testing.assert_close(value, 0.75 * begun + 0.25 * end[key])

@@ -223,7 +223,8 @@ def sweep(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     sweep = Sweep.read(options.file)
     out = options.out or Path("runs/sweeps") / slug(sweep.name)
-    written = run_sweep(sweep, out, {"train": train, "tune": tune, "evaluate": evaluate})
+    verbs = {"train": train, "interpolate": interpolate, "tune": tune, "evaluate": evaluate}
+    written = run_sweep(sweep, out, verbs)
     screen.print(written.read_text(), markup=False)
     screen.print(f"in {written.parent}")
 

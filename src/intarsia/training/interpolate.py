@@ -12,8 +12,9 @@ from intarsia.model import Model
 def interpolate(start: Model, model: Model, weight: float) -> None:
     """Move every weight of ``model`` towards ``start``: (1 - weight) * start + weight * model.
 
-    Both must have the same backbone. What only the method of ``model`` has stays as it is, so that
-    the start may be the backbone alone.
+    Both must have the same backbone, but for projections of the model's that started as copies of
+    the start's (``Backbone.inherited``). What only the method of ``model`` has stays as it is, so
+    that the start may be the backbone alone.
 
     Args:
         start: where fine-tuning began.
@@ -26,7 +27,7 @@ def interpolate(start: Model, model: Model, weight: float) -> None:
     """
     if not 0 <= weight <= 1:
         raise ConfigError(f"weight is {weight}: choose from 0 (the start) to 1 (the model)")
-    before, after = start.state_dict(), model.state_dict()
+    before, after = model.completed(start.state_dict()), model.state_dict()
     backbones = [{k for k in state if k.startswith("backbone.")} for state in (before, after)]
     odd = backbones[0] ^ backbones[1]
     odd |= {k for k in before.keys() & after.keys() if before[k].shape != after[k].shape}
