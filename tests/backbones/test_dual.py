@@ -194,3 +194,8 @@ def test_interpolation_takes_local_projections_back_to_those_that_the_start_shar
     for key, value in model.backbone.patch_projection.state_dict().items():
         begun = start.backbone.image_projection.state_dict()[key]
         torch.testing.assert_close(value, 0.75 * begun + 0.25 * end[key])
+
+
+def test_projections_do_not_count_as_towers(spec):
+    linear, mlp = (load_backbone(spec, projection=kind) for kind in ("linear", "mlp"))
+    assert linear.fingerprint() == mlp.fingerprint()

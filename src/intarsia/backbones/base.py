@@ -154,7 +154,8 @@ class Backbone(nn.Module, ABC):
 
     def settings(self) -> str:
         """What else tells two backbones of the same weights apart (pooling, activation)."""
-        activations = {type(m).__name__ for m in self.modules() if "GELU" in type(m).__name__}
+        kinds = {type(m).__name__ for tower in self.towers() for m in tower.modules()}
+        activations = {kind for kind in kinds if "GELU" in kind}
         return f"{type(self).__name__} {sorted(activations)}"
 
     def preprocess(self, image: Image.Image) -> Tensor:
