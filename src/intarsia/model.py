@@ -180,7 +180,7 @@ class Model(nn.Module):
             return None
         tokens, mask = batch.links.phrases, batch.links.mask
         if tokens is None:
-            raise ConfigError("phrases of their own need the text tower: train with freeze: none")
+            raise ConfigError("a batch lacks the tokens of its phrases: give pairs phrases=True")
         blank = torch.zeros(*mask.shape, self.backbone.dims.embed, device=mask.device)
         if not mask.any():
             return blank

@@ -70,8 +70,8 @@ def test_cached_states_equal_live_ones(backbone, records, tmp_path):
     backbone.eval()
     store = FeatureStore(tmp_path, records, backbone)
     store.ensure(patches="value", tokens=True)
-    cached = CachedPairs(store, patches="value", tokens=True)
-    live = LivePairs(records, backbone)
+    cached = CachedPairs(store, patches="value", tokens=True, links=True, phrases=True)
+    live = LivePairs(records, backbone, links=True, phrases=True)
     index = [3, 100, 17]
     batch = live[index]
     with torch.inference_mode():
@@ -88,6 +88,10 @@ def test_cached_states_equal_live_ones(backbone, records, tmp_path):
             text.text_tokens[row][text.text_mask[row]],
             **close,
         )
+    assert batch.links.mask.any()
+    links, live_links = cached[index].links, batch.links
+    assert torch.equal(links.boxes, live_links.boxes) and torch.equal(links.words, live_links.words)
+    assert torch.equal(links.phrases.ids, live_links.phrases.ids)
     assert cached.record_id(100) == live.record_id(100) == records[25].id
 
 

@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from intarsia.backbones.loading import load_backbone
+from intarsia.data.problems import Problems
 from intarsia.errors import ConfigError
 from intarsia.features.pairs import LivePairs
 from intarsia.methods import HarmoClip
 from intarsia.model import Model
 from intarsia.ops.similarity import pairwise_scores
+from intarsia.training.run import make_pairs
 from intarsia.types import Dims, Features, Links
 
 DIMS = Dims(embed=8, grid=(2, 2), context=6)
@@ -225,6 +227,20 @@ def test_every_target_trains_from_records(records, target):
     losses = model(pairs[[0, 5, 9, 14]])
     losses["loss"].backward()
     assert losses["gr"] > 0 and model.backbone.model.text_projection.weight.grad.isfinite().all()
+
+
+def test_phrases_alone_train_projections_over_frozen_towers(records, tmp_path):
+    backbone = load_backbone("scenes-clip")
+    model = Model(backbone, HarmoClip(backbone.dims, gr_target="phrase"), freeze="towers")
+    pairs = make_pairs(model, records[:8], tmp_path, Problems())
+    losses = model.train()(pairs[[0, 5, 9, 14]])
+    losses["gr"].backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert trained == {
+        "backbone.model.visual_projection.weight",
+        "backbone.model.text_projection.weight",
+        "method.region_temperature.logit_scale",
+    }
 
 
 def test_a_phrase_alone_is_embedded_as_a_text_of_its_own(records):

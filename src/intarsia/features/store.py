@@ -148,10 +148,24 @@ class FeatureStore:
 
 
 class CachedPairs(PairIndex, Dataset[Batch]):
-    """Pairs whose tower states come from a :class:`FeatureStore`."""
+    """Pairs whose tower states come from a :class:`FeatureStore`.
+
+    Args:
+        store: with the states.
+        patches: which dense patches the batches hold.
+        tokens: whether they hold token states.
+        links: whether they hold the known (region, phrase) pairs.
+        phrases: with those, the tokens of each phrase alone.
+    """
 
     def __init__(
-        self, store: FeatureStore, *, patches: Dense | None, tokens: bool, links: bool = False
+        self,
+        store: FeatureStore,
+        *,
+        patches: Dense | None,
+        tokens: bool,
+        links: bool = False,
+        phrases: bool = False,
     ) -> None:
         super().__init__(store.records)
         self.keep(torch.from_numpy(np.array(store.load("readable"))))
@@ -167,7 +181,8 @@ class CachedPairs(PairIndex, Dataset[Batch]):
         if links:
             captions = [caption for record in store.records for caption in record.captions]
             backbone = store.backbone
-            self.links = links_of(store.records, backbone, backbone.tokenize(captions))
+            known = backbone.tokenize(captions)
+            self.links = links_of(store.records, backbone, known, phrases=phrases)
 
     def __getitem__(self, pairs: Sequence[int]) -> Batch:
         index = torch.as_tensor(pairs)

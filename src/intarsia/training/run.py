@@ -142,15 +142,14 @@ def make_pairs(model: Model, records: list[Record], cache: Path, problems: Probl
     if "components" in needs:
         model.cache = cache
         return ComponentPairs(model.components, records, roles="roles" in needs, problems=problems)
+    links = {"links": "links" in needs, "phrases": "phrases" in needs}
     if model.freeze not in ("towers", "backbone"):
-        return LivePairs(
-            records, model.backbone, problems, links="links" in needs, phrases="phrases" in needs
-        )
+        return LivePairs(records, model.backbone, problems, **links)
     folder = cache / f"{content_key(records)}-{model.backbone.fingerprint()}"
     store = FeatureStore(folder, records, model.backbone)
     tokens = "tokens" in needs
     store.ensure(patches=model.dense, tokens=tokens, problems=problems)
-    return CachedPairs(store, patches=model.dense, tokens=tokens, links="links" in needs)
+    return CachedPairs(store, patches=model.dense, tokens=tokens, **links)
 
 
 def write_config(out: Path, spec: ModelSpec, config: dict[str, Any], *, resume: bool) -> None:
