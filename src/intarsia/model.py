@@ -28,14 +28,7 @@ from intarsia.methods import Method
 from intarsia.ops.regions import enlarged_crops
 from intarsia.ops.similarity import pairwise_scores
 from intarsia.runtime import atomic, seed_everything
-from intarsia.types import (
-    Batch,
-    Dense,
-    Embeddings,
-    Features,
-    Record,
-    Region,
-)
+from intarsia.types import Batch, Dense, Embeddings, Features, Record, Region
 
 Freeze = Literal["none", "image", "text", "towers", "backbone"]
 FROZEN: dict[Freeze, tuple[Side, ...]] = {

@@ -169,10 +169,11 @@ def _make(sweep: Sweep, row: str, seed: int, out: Path, verbs: Mapping[str, Verb
         source = sweep.trained_row(row)
         assert source is not None
         _make(sweep, source, seed, out, verbs)
-        start = str((sweep.options | options)["init"]).replace("{seed}", str(seed))
-        ends = ["--start", start, "--model", str(_folder(out, source, seed))]
+        ends = {"start": (sweep.options | options)["init"], "weight": options[INTERPOLATE]}
+        given = _arguments(ends, seed)
         (folder / WEIGHTS).unlink(missing_ok=True)
-        verbs["interpolate"]([*ends, "--weight", str(options[INTERPOLATE]), "--out", str(folder)])
+        fixed = ["--model", str(_folder(out, source, seed)), "--out", str(folder)]
+        verbs["interpolate"]([*fixed, *given])
     else:
         given = run_arguments(sweep, options, seed)
         fixed = ["--config", sweep.config, "--out", str(folder), "--seed", str(seed), "--resume"]
