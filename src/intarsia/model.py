@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from itertools import islice, repeat
+from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -27,7 +27,7 @@ from intarsia.features.components import ComponentSpec, ComponentStore
 from intarsia.methods import Method
 from intarsia.ops.regions import enlarged_crops
 from intarsia.ops.similarity import pairwise_scores
-from intarsia.runtime import atomic, seed_everything
+from intarsia.runtime import atomic, chunks, seed_everything
 from intarsia.types import Batch, Dense, Embeddings, Features, Record, Region
 
 Freeze = Literal["none", "image", "text", "towers", "backbone"]
@@ -38,7 +38,6 @@ FROZEN: dict[Freeze, tuple[Side, ...]] = {
     "towers": SIDES,
     "backbone": SIDES,
 }
-T = TypeVar("T")
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 
 
@@ -226,7 +225,7 @@ class Model(nn.Module):
             return self._component_images(images, regions, batch_size or 256)
         batch_size = batch_size or self.backbone.images_at_once
         encode = self.method.encode_image
-        parts = [encode(self.image_features(some)).cpu() for some in _chunks(images, batch_size)]
+        parts = [encode(self.image_features(some)).cpu() for some in chunks(images, batch_size)]
         return Embeddings.concatenate(parts)
 
     def _component_images(
@@ -260,7 +259,7 @@ class Model(nn.Module):
             roles = "roles" in self.method.needs
             some = text_features(self.components, found, roles=roles, batch_size=batch_size)
             return Embeddings.concatenate([encode(features).cpu() for features in some])
-        parts = [encode(self.text_features(some)).cpu() for some in _chunks(texts, batch_size)]
+        parts = [encode(self.text_features(some)).cpu() for some in chunks(texts, batch_size)]
         return Embeddings.concatenate(parts)
 
     @torch.inference_mode()
@@ -394,9 +393,3 @@ def read_spec(directory: Path) -> ModelSpec:
 def dump_config(config: dict[str, Any]) -> str:
     """A resolved config as YAML; plain data only."""
     return yaml.safe_dump(json.loads(json.dumps(config, default=str)), sort_keys=False)
-
-
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while some := list(islice(iterator, size)):
-        yield some

@@ -18,6 +18,7 @@ from intarsia.components.text import TextComponents, TextParser
 from intarsia.data.boxes import cut
 from intarsia.data.problems import EARLY, Problems
 from intarsia.errors import DataError, ShapeError
+from intarsia.runtime import chunks
 from intarsia.types import Phrase, Record, Region, Span
 
 Score = Callable[[Image.Image, Sequence[str], Sequence[Region]], NDArray[np.floating]]
@@ -120,8 +121,8 @@ def proposals(
 ) -> Iterator[Proposals]:
     """What :func:`pseudo_regions` chooses from; its arguments and errors."""
     problems = Problems() if problems is None else problems
-    stream, count = iter(records), 0
-    while chunk := list(islice(stream, RECORDS_AT_ONCE)):
+    count = 0
+    for chunk in chunks(records, RECORDS_AT_ONCE):
         count += len(chunk)
         problems.expect(count)
         parsed = parser.parse(caption for record in chunk for caption in record.captions)

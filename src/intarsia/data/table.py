@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pyarrow as pa
 from intarsia.data.images import load_image
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
+from intarsia.runtime import chunks
 from intarsia.types import Negative, Phrase, Record, Region
 
 VERSION = "1"
@@ -130,9 +130,8 @@ class _Batches:
         self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        rows = self._rows()
         try:
-            while batch := list(islice(rows, BATCH)):
+            for batch in chunks(self._rows(), BATCH):
                 self.num_written += len(batch)
                 yield pa.RecordBatch.from_pylist(batch, schema=SCHEMA)
         except BaseException as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from math import ceil, floor, inf
 from typing import Literal
 
@@ -28,6 +27,7 @@ from intarsia.evaluation.prompts import TEMPLATES, prompts
 from intarsia.methods.base import normalised
 from intarsia.model import Model
 from intarsia.ops.regions import CROP_FACTOR, pool_phrase
+from intarsia.runtime import chunks
 from intarsia.types import Box, Features, Record
 
 ProtocolName = Literal["instances", "clipself", "fineclip"]
@@ -143,7 +143,7 @@ def rank_boxes(
     parts = []
     with square_input(model, input_size):
         classes = class_vectors(model, names, text)
-        while some := list(islice(cases, model.backbone.images_at_once)):
+        for some in chunks(cases, model.backbone.images_at_once):
             rows, images, boxes, labels = zip(*some, strict=True)
             if features == "roi":
                 vectors = roi_vectors(model, images, boxes)
@@ -221,7 +221,7 @@ def crop_vectors(
         for box, factor in zip(some, by, strict=True)
     )
     vectors = []
-    while part := list(islice(crops, model.backbone.images_at_once)):
+    for part in chunks(crops, model.backbone.images_at_once):
         vectors.append(normalised(model.image_features(part).require("image_global")))
     return torch.cat(vectors)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from intarsia.evaluation.harness import Evaluation
 from intarsia.evaluation.mentions import mentions, readable, regions_inside
 from intarsia.evaluation.metrics import Array, Outcomes, median_metric, require_no_nan, summarise
 from intarsia.model import Model
+from intarsia.runtime import chunks
 from intarsia.types import Box, Record
 
 RECALL_AT = (1, 5, 10)
@@ -79,7 +79,7 @@ def collect_regions(model: Model, records: Sequence[Record], problems: Problems)
     right: dict[str, list[int]] = {}
     with square_input(model, None):
         pictures = readable([record for record in records if record.regions], problems)
-        while some := list(islice(pictures, model.backbone.images_at_once)):
+        for some in chunks(pictures, model.backbone.images_at_once):
             images: list[Image.Image] = []
             boxes: list[list[Box]] = []
             for record, image in some:

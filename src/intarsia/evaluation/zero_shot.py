@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +25,7 @@ from intarsia.evaluation.metrics import Array, Outcomes, summarise
 from intarsia.evaluation.prompts import prompts, spoken
 from intarsia.methods.base import normalised
 from intarsia.model import Model
+from intarsia.runtime import chunks
 from intarsia.types import Record
 
 Score = Literal["global", "method"]
@@ -172,7 +172,7 @@ def global_vectors(
     good: list[Record] = []
     parts = []
     pictures = readable(records, problems)
-    while some := list(islice(pictures, model.backbone.images_at_once)):
+    for some in chunks(pictures, model.backbone.images_at_once):
         good += [record for record, _ in some]
         features = model.image_features([image for _, image in some])
         parts.append(normalised(features.require("image_global")).cpu())
