@@ -1,18 +1,24 @@
-"""What each method costs beside `clip`: a training step (forward, backward) on a ViT-B/32.
+"""What each method costs beside `clip`, and `clip` beside open_clip: a training step on a ViT-B/32.
 
     python -m benchmarks.training_step
 
 Random weights of CLIP ViT-B/32's sizes, end to end in bfloat16 autocast, 64 pairs of 224 px and 16
 words with two linked regions each. ``ours / limit`` is the overhead over `clip`. ComAlign works on
-cached components, so its step is that of its transformers alone.
+cached components, so its step is that of its transformers alone. These are forward and backward
+passes on the CPU; :func:`training_steps` gives whole steps on any device.
 """
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Callable
 from functools import cache
 
+import open_clip
 import torch
 from benchmarks.harness import Case, Run, Runs, run
+from lightning_fabric import Fabric
 from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -20,9 +26,12 @@ from intarsia.backbones.huggingface import HuggingFaceClip, attention_implementa
 from intarsia.backbones.small import word_tokenizer
 from intarsia.methods import Clip, ComAlign, Filip, HarmoClip, Method, Registers
 from intarsia.model import Model
+from intarsia.training.optim import parameter_groups
+from intarsia.training.step import GradientStep
 from intarsia.types import Batch, Components, Features, Links
 
 WORDS = [f"word{i}" for i in range(400)]
+CONTEXT = 77  # tokens, of CLIP
 METHODS = {
     "registers": Registers,
     "filip": Filip,
@@ -35,18 +44,18 @@ METHODS = {
 @cache
 def backbone() -> HuggingFaceClip:
     tokenizer = word_tokenizer(WORDS)
+    tokenizer.model_max_length = CONTEXT
     config = CLIPConfig()
     config.text_config.eos_token_id = tokenizer.eos_token_id
     config._attn_implementation = attention_implementation()
-    return HuggingFaceClip(
-        CLIPModel(config), tokenizer, CLIPImageProcessorPil(), name="ViT-B/32", context_length=32
-    )
+    return HuggingFaceClip(CLIPModel(config), tokenizer, CLIPImageProcessorPil(), name="ViT-B/32")
 
 
-def batch(size: int, with_links: bool) -> Batch:
+def batch(size: int, with_links: bool, words: int = 16) -> Batch:
+    """Texts of ``words`` words, two more tokens each."""
     g = torch.Generator().manual_seed(0)
     texts = [
-        " ".join(WORDS[i] for i in torch.randint(len(WORDS), (16,), generator=g).tolist())
+        " ".join(WORDS[i] for i in torch.randint(len(WORDS), (words,), generator=g).tolist())
         for _ in range(size)
     ]
     corners = torch.rand(size, 2, 2, generator=g) / 2
@@ -93,6 +102,74 @@ def step(method: Method, pairs: Batch) -> Run:
         loss.backward()
         for parameter in trained:
             parameter.grad = None
+
+    return once
+
+
+def training_steps(
+    device: str, size: int, compile: bool, words: int = CONTEXT - 2
+) -> dict[str, Callable[[], None]]:
+    """Whole optimiser steps on ``device``, by name: each method's, and open_clip's own.
+
+    Autocast to bfloat16, forward, backward, clipping, fused AdamW; nothing waits for the device.
+    All are on the device at once.
+
+    Args:
+        device: "cuda" or "cpu".
+        size: pairs a step.
+        compile: as of the trainer; open_clip's runs as it is.
+        words: in each text. The default fills CLIP's context, to which open_clip pads every text;
+            fewer are less work for ours alone.
+    """
+    steps = {"open_clip": openclip_step(device, size)}
+    for name, build in {"clip": Clip, **METHODS}.items():
+        method = build(backbone().dims)
+        if "components" not in method.needs:
+            pairs = batch(size, "links" in method.needs, words).to(device)
+            steps[name] = optimiser_step(method, pairs, device, compile)
+    return steps
+
+
+def optimiser_step(method: Method, pairs: Batch, device: str, compile: bool) -> Callable[[], None]:
+    """What the training loop does at each step."""
+    fabric = Fabric(accelerator=device, devices=1, precision="bf16-mixed")
+    model = Model(copy.deepcopy(backbone()), method).train().to(device)
+    gradients = GradientStep(fabric, model, None, compile=compile)
+    groups = parameter_groups(model, lr=1e-5, backbone_lr=None, weight_decay=0.2)
+    optimizer = fabric.setup_optimizers(torch.optim.AdamW(groups, fused=True))
+
+    def once() -> None:
+        gradients.add(pairs)
+        fabric.clip_gradients(gradients.module, optimizer, max_norm=1.0, error_if_nonfinite=False)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return once
+
+
+def openclip_step(device: str, size: int) -> Callable[[], None]:
+    """What open_clip's training loop does at each step, on random weights of its ViT-B-32."""
+    model = open_clip.create_model("ViT-B-32", device=device).train()
+    loss = open_clip.ClipLoss()
+    vectors, matrices = [], []
+    for parameter in model.parameters():
+        (matrices if parameter.ndim >= 2 else vectors).append(parameter)
+    groups = [{"params": vectors, "weight_decay": 0.0}, {"params": matrices, "weight_decay": 0.2}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-5, fused=True)
+    g = torch.Generator().manual_seed(0)
+    images = torch.randn(size, 3, 224, 224, generator=g).to(device)
+    texts = torch.randint(1, model.vocab_size, (size, CONTEXT), generator=g).to(device)
+
+    def once() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16):
+            image, text, scale = model(images, texts)
+            total = loss(image, text, scale)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
 
     return once
 

@@ -154,10 +154,10 @@ class Model(nn.Module):
         if batch.pixels is None:
             raise ConfigError("crops of regions need the pixels: train with freeze: none")
         mask = batch.links.mask
-        if not mask.any():
-            return torch.zeros(*mask.shape, self.backbone.dims.embed, device=mask.device)
         pixels = self.backbone.transform.normalise(batch.pixels)
         crops = enlarged_crops(pixels, batch.links.boxes, mask)
+        if not len(crops):
+            return pixels.new_zeros(*mask.shape, self.backbone.dims.embed)
         was_training = self.backbone.training
         self.backbone.eval()
         vectors = self.backbone.encode_image(crops).require("image_global")
@@ -174,9 +174,11 @@ class Model(nn.Module):
         if tokens is None:
             raise ConfigError("a batch lacks the tokens of its phrases: give pairs phrases=True")
         blank = torch.zeros(*mask.shape, self.backbone.dims.embed, device=mask.device)
-        if not mask.any():
+        real = mask.flatten().nonzero()[:, 0]
+        if not len(real):
             return blank
-        vectors = self.backbone.encode_text(tokens.rows(mask)).require("text_global")
+        tokens = tokens.map(lambda x: x.flatten(0, 1)[real])
+        vectors = self.backbone.encode_text(tokens).require("text_global")
         return blank.masked_scatter(mask[..., None], vectors.float())
 
     def embed(self, batch: Batch) -> tuple[Embeddings, Embeddings]:

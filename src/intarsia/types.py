@@ -106,7 +106,13 @@ class _Batched:
         return replace(self, **changes)  # type: ignore[type-var]
 
     def to(self, device: torch.device | str) -> Self:
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        """Copied without waiting towards an accelerator; towards the CPU, whole on return."""
+        ahead = torch.device(device).type != "cpu"
+        return self.map(lambda tensor: tensor.to(device, non_blocking=ahead))
+
+    def pin_memory(self) -> Self:
+        """In page-locked memory, as a ``DataLoader`` asks for; copies to a GPU need not wait."""
+        return self.map(lambda tensor: tensor.pin_memory())
 
     def rows(self, index: slice | Tensor) -> Self:
         return self.map(lambda tensor: tensor[index])

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torchmetrics.retrieval import RetrievalHitRate, RetrievalRecall
 from intarsia.errors import DataError, ShapeError
 from intarsia.evaluation import retrieval
 from intarsia.evaluation.retrieval import (
+    on_device,
     rank,
     rank_with_top,
     retrieval_metrics,
@@ -14,7 +17,7 @@ from intarsia.evaluation.retrieval import (
     similarity_terms,
 )
 from intarsia.methods import Clip, ComAlign
-from intarsia.ops.similarity import pairwise_scores
+from intarsia.ops.similarity import halved, pairwise_scores
 from intarsia.types import Embeddings, Term
 
 DOT = (Term("global", "dot"),)
@@ -191,11 +194,60 @@ def test_captions_of_a_picture_are_one_cluster(case):
     assert outcomes["i2t_r5"].clusters is None
 
 
-def test_a_nan_score_names_its_pair(case):
+@pytest.mark.parametrize("block", [4, None])
+def test_a_nan_score_names_its_pair(case, block):
     image, text, owner = case
     text.groups["global"][11] = torch.nan
-    with pytest.raises(DataError, match="text 11 is NaN"):
-        rank(image, text, DOT, owner, block=4)
+    with pytest.raises(DataError, match="picture 0 and text 11 is NaN"):
+        rank(image, text, DOT, owner, block=block)
+
+
+def test_of_many_nan_scores_the_first_is_named():
+    image, text = (Embeddings({"global": torch.eye(6)}) for _ in range(2))
+    image["global"][4], text["global"][5] = torch.nan, torch.nan
+    with pytest.raises(DataError, match="picture 4 and text 0 is NaN"):
+        rank(image, text, DOT, torch.arange(6), block=2)
+    with pytest.raises(DataError, match="picture 0 and text 5 is NaN"):
+        rank(image, text, DOT, torch.arange(6), block=6)
+
+
+def gpu_of(monkeypatch, total_memory):
+    properties = SimpleNamespace(total_memory=total_memory)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    return torch.device("cuda", 0)
+
+
+def test_a_gpu_ranks_as_many_pictures_at_once_as_its_memory_allows(monkeypatch):
+    gpu = gpu_of(monkeypatch, 32 * 2**30)
+    assert retrieval._at_once(gpu, 2**20) == 128  # x 2**20 texts x 2 directions x 4 bytes = 1 GiB
+    assert retrieval._at_once(gpu, 2**30) == 1
+    assert retrieval._at_once(torch.device("cpu"), 2**30) == 256
+
+
+def test_embeddings_too_large_for_a_gpu_stay_where_they_are(case, monkeypatch):
+    image, text, _ = case
+    sides = on_device(image, text, gpu_of(monkeypatch, 8 * 1024))
+    assert sides[0] is image and sides[1] is text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+@pytest.mark.parametrize("block", [7, None])
+def test_a_gpu_ranks_as_the_cpu_does(case, block):
+    image, text, owner = case
+    ranks, top = rank_with_top(image, text, MIXED, owner)
+    sides = on_device(image, text, torch.device("cuda"))
+    found, best = rank_with_top(*sides, MIXED, owner, block=block)
+    assert torch.equal(found.i2t, ranks.i2t) and torch.equal(found.t2i, ranks.t2i)
+    assert torch.equal(best.texts, top.texts) and torch.equal(best.images, top.images)
+    torch.testing.assert_close(best.text_scores, top.text_scores)
+    torch.testing.assert_close(best.image_scores, top.image_scores)
+    for mine, theirs in zip(
+        pairwise_scores(*map(halved, sides), DOT),
+        pairwise_scores(*map(halved, (image, text)), DOT),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine.cpu(), theirs)
 
 
 def test_labels_that_do_not_fit_are_named(case):

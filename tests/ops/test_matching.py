@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from intarsia.errors import ShapeError
-from intarsia.ops import matching, matching_blocks, matching_cpu, matching_gpu
+from intarsia.ops import matching_blocks, matching_cpu, matching_gpu
 from intarsia.ops.matching import fine_grained_scores, fine_grained_scores_packed
 
 
@@ -54,7 +54,7 @@ def test_equals_reference(seed, images, texts, p, n, block):
 @pytest.mark.parametrize("block", [(1, 1), (2**20, 64)])
 def test_gradients_also_with_rows_of_padding(monkeypatch, block, kept):
     monkeypatch.setitem(matching_blocks.AT_ONCE, "cpu", block)
-    monkeypatch.setattr(matching, "KEPT_BYTES", kept)
+    monkeypatch.setattr(matching_blocks, "KEPT_BYTES", kept)
     x, y, x_mask, y_mask = random_case(3, 3, 4, 3, 5)
     x_mask[1], y_mask[2] = False, False
     x[1], y[~y_mask] = torch.nan, torch.nan
@@ -83,7 +83,7 @@ def weigh(i2t: Tensor, t2i: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kept", [0, 2**28])
 def test_half_precision_is_that_of_its_inputs_and_similarities(monkeypatch, dtype, kept):
-    monkeypatch.setattr(matching, "KEPT_BYTES", kept)
+    monkeypatch.setattr(matching_blocks, "KEPT_BYTES", kept)
     x, y, x_mask, y_mask = random_case(5, 9, 7, 5, 4, d=16)
     x, y = x.to(dtype), y.to(dtype)
     i2t, t2i, *grads = gradients(x, y, x_mask, y_mask)
@@ -116,7 +116,7 @@ def test_half_precision_maxima_are_those_of_floats(dtype):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kept", [0, 2**28])
 def test_the_first_of_equals_takes_the_gradient(monkeypatch, dtype, kept):
-    monkeypatch.setattr(matching, "KEPT_BYTES", kept)
+    monkeypatch.setattr(matching_blocks, "KEPT_BYTES", kept)
     one, other = torch.tensor([1.0, 0.5]), torch.tensor([-2.0, 0.25])
     x = torch.stack([other, one, one])[None].to(dtype).requires_grad_()
     y = torch.stack([one, other, other, one])[None].to(dtype).requires_grad_()
@@ -159,7 +159,7 @@ def test_the_compiled_kernel_equals_torch(x_counts, y_counts, block, kept):
         patch.setitem(matching_blocks.AT_ONCE, "compiled", block)
         patch.setattr(matching_blocks, "FEWEST", 1)
         patch.setattr(matching_cpu, "FEW", 1)
-        patch.setattr(matching, "KEPT_BYTES", kept)
+        patch.setattr(matching_blocks, "KEPT_BYTES", kept)
         ours = gradients(x, y, *masks)
         patch.setattr(matching_blocks, "_compiled", lambda: None)
         expected = gradients(x, y, *masks)

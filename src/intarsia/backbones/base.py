@@ -79,8 +79,7 @@ class ImageTransform:
         """uint8 (B,3,H,W) -> float in the tower's range; float input is taken as normalised."""
         if pixels.dtype != torch.uint8:
             return pixels
-        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
+        mean, std = (_channels(values, pixels) for values in (self.mean, self.std))
         return (pixels.float() / 255.0 - mean) / std
 
 
@@ -194,6 +193,12 @@ class Backbone(nn.Module, ABC):
         probe = self.tokenize(["A small red circle above 2 blue squares, isn't it?"])
         digest.update(probe.ids.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _channels(values: Sequence[float], like: Tensor) -> Tensor:
+    """(3,1,1) filled in on the device: to copy a tensor there is to wait for it."""
+    filled = [like.new_full((1, 1, 1), value, dtype=torch.float32) for value in values]
+    return torch.cat(filled)
 
 
 def _depths(names: Sequence[str]) -> dict[str, int]:

@@ -99,7 +99,9 @@ class HuggingFaceClip(HuggingFaceBackbone):
         )
 
     def text_states(self, tokens: TokenBatch) -> Features:
-        output = self.model.text_model(tokens.ids, attention_mask=tokens.attention)
+        """No token sees what follows it, so neither the padding: a mask would only be waited for,
+        since transformers asks whether it masks anything."""
+        output = self.model.text_model(tokens.ids)
         return Features(
             text_global=output.pooler_output,
             text_tokens=output.last_hidden_state,

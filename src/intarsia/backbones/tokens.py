@@ -92,6 +92,7 @@ def fast_tokens(
     encoded = tokenizer(
         cleaned,
         padding="max_length" if pad_to_length else "longest",
+        padding_side="right",
         truncation=True,
         max_length=length,
         return_attention_mask=True,

@@ -27,6 +27,7 @@ from intarsia.evaluation.metrics import Metric, Outcomes, summarise
 from intarsia.evaluation.negatives import hard_negative_outcomes
 from intarsia.evaluation.pointing import pointing_chance, pointing_hits, pointing_outcomes
 from intarsia.evaluation.retrieval import (
+    on_device,
     rank,
     retrieval_metrics,
     retrieval_outcomes,
@@ -59,7 +60,7 @@ def evaluate_retrieval(
     good, image = encoded_pictures(model, records, problems, lambda r: bool(r.captions))
     texts = [caption for record in good for caption in record.captions[:captions]]
     owner = [i for i, record in enumerate(good) for _ in record.captions[:captions]]
-    text = model.encode_texts(texts)
+    image, text = on_device(image, model.encode_texts(texts), model.device)
     ranks = rank(image, text, similarity_terms(model.method, image, text), torch.tensor(owner))
     variant = "" if model.method.normalise == "none" else model.method.normalise
     return Evaluation(retrieval_metrics(ranks), retrieval_outcomes(ranks), variant)

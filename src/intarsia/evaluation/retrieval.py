@@ -15,12 +15,16 @@ from torch import Tensor
 from intarsia.errors import DataError, ShapeError
 from intarsia.evaluation.metrics import Metric, Outcomes, median_metric, summarise
 from intarsia.methods.base import Method
+from intarsia.ops.devices import memory_of
 from intarsia.ops.similarity import pairwise_scores
 from intarsia.types import Embeddings, Kind, Term
 
 RECALL_AT = (1, 5, 10)
 NUM_TOP = 10
 TIE = 1e-6  # of the greatest possible score: what float32 sums of another order differ by
+CPU_BLOCK = 256  # pictures
+SCORES_SHARE = 1 / 32  # of a GPU's memory for the scores of all correct pairs' blocks
+EMBEDDINGS_SHARE = 1 / 8  # of a GPU's memory for the embeddings that are ranked on it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,10 +56,24 @@ class Top:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Consecutive pictures and all their texts, so that the correct pairs never leave a block."""
+    """Consecutive pictures and all their texts, so that the correct pairs never leave a block.
+
+    ``pictures`` (i,) and ``texts`` (t,) are their rows, on the device of the embeddings.
+    """
 
     images: slice
+    pictures: Tensor
     texts: Tensor
+
+
+def on_device(
+    image: Embeddings, text: Embeddings, device: torch.device
+) -> tuple[Embeddings, Embeddings]:
+    """Both on a GPU that has the memory to rank them; otherwise as they are."""
+    size = sum(x.nbytes for x in (*image.groups.values(), *text.groups.values()))
+    if device.type != "cuda" or size > EMBEDDINGS_SHARE * memory_of(device):
+        return image, text
+    return image.to(device), text.to(device)
 
 
 def rank(
@@ -64,7 +82,7 @@ def rank(
     terms: Sequence[Term],
     caption_image: Tensor,
     *,
-    block: int = 256,
+    block: int | None = None,
 ) -> Ranks:
     """:func:`rank_with_top` without the top."""
     return rank_with_top(image, text, terms, caption_image, block=block)[0]
@@ -77,58 +95,65 @@ def rank_with_top(
     terms: Sequence[Term],
     caption_image: Tensor,
     *,
-    block: int = 256,
+    block: int | None = None,
 ) -> tuple[Ranks, Top]:
     """Rank every text for every picture and every picture for every text, and keep the best.
 
     Scores are made in blocks of ``block`` pictures x the texts of ``block`` pictures and dropped
     again, so memory does not grow with I x T; only the blocks of correct pairs are kept. Scores
-    are as precise as the embeddings (:mod:`intarsia.ops.similarity`).
+    are as precise as the embeddings (:mod:`intarsia.ops.similarity`) and are ranked where those
+    are; what comes of it moves to the CPU once, at the end.
 
     Args:
         image: I pictures.
         text: T texts.
         terms: What similarity is the sum of; the two directions may weigh them differently.
         caption_image: (T,) the row in ``image`` of each text's picture.
-        block: Pictures a block.
+        block: Pictures a block; None = 256, or on a GPU as many as its memory allows.
 
     Raises:
         DataError: A picture has no text, a text's picture does not exist, a score is NaN.
         ShapeError: ``caption_image`` is not one index a text.
     """
     caption_image = caption_image.cpu()
-    blocks = _blocks(len(image), len(text), caption_image, block)
+    device = _device(image)
+    block = block or _at_once(device, len(text))
+    blocks = _blocks(len(image), len(text), caption_image, block, device)
+    owner = caption_image.to(device)
     own = [  # of the correct pairs: kept, since their bars are needed before all else
         pairwise_scores(image.rows(part.images), text.rows(part.texts), terms) for part in blocks
     ]
     bars = [
-        _bars(*scores, terms, _wrong(part, part, caption_image))
+        _bars(*scores, terms, _wrong(part, part, owner))
         for part, scores in zip(blocks, own, strict=True)
     ]
 
-    before_i2t = torch.zeros(len(image), dtype=torch.int64)
-    before_t2i = torch.zeros(len(text), dtype=torch.int64)
-    best_texts = _Best(len(image), len(text))
-    best_images = _Best(len(text), len(image))
+    before_i2t = torch.zeros(len(image), dtype=torch.int64, device=device)
+    before_t2i = torch.zeros(len(text), dtype=torch.int64, device=device)
+    best_texts = _Best(len(image), len(text), device)
+    best_images = _Best(len(text), len(image), device)
+    first_nans = []
     for column, scores, (_, bar_t2i) in zip(blocks, own, bars, strict=True):
         texts = text.rows(column.texts)
         for row, (bar_i2t, _) in zip(blocks, bars, strict=True):
             i2t, t2i = (
                 scores if row is column else pairwise_scores(image.rows(row.images), texts, terms)
             )
-            _require_numbers(i2t, t2i, row, column)
-            wrong = _wrong(row, column, caption_image).to(i2t.device)
-            before_i2t[row.images] += ((i2t >= bar_i2t[:, None]) & wrong).sum(1).cpu()
-            before_t2i[column.texts] += ((t2i >= bar_t2i) & wrong).sum(0).cpu()
-            pictures = torch.arange(row.images.start, row.images.stop)
-            best_texts.add(pictures, column.texts, i2t)
-            best_images.add(column.texts, pictures, t2i.mT)
-    top = Top(best_texts.items, best_texts.scores, best_images.items, best_images.scores)
-    return Ranks(before_i2t, before_t2i, caption_image), top
+            first_nans.append((_first_nan(i2t, t2i), row, column))
+            wrong = _wrong(row, column, owner)
+            before_i2t[row.images] += ((i2t >= bar_i2t[:, None]) & wrong).sum(1)
+            before_t2i[column.texts] += ((t2i >= bar_t2i) & wrong).sum(0)
+            best_texts.add(row.pictures, column.texts, i2t)
+            best_images.add(column.texts, row.pictures, t2i.mT)
+    _require_numbers(first_nans)
+    return (
+        Ranks(before_i2t.cpu(), before_t2i.cpu(), caption_image),
+        Top(*best_texts.on_cpu(), *best_images.on_cpu()),
+    )
 
 
 def similarity_terms(
-    method: Method, image: Embeddings, text: Embeddings, *, block: int = 256
+    method: Method, image: Embeddings, text: Embeddings, *, block: int | None = None
 ) -> tuple[Term, ...]:
     """The terms to rank a test set with.
 
@@ -138,6 +163,7 @@ def similarity_terms(
     """
     if method.normalise == "none":
         return method.terms
+    block = block or _at_once(_device(image), len(text))
     return tuple(
         _over_best(term, *_mean_best(image, text, term.group, term.kind, block))
         for term in method.terms
@@ -155,15 +181,15 @@ def _mean_best(
     """The mean over pictures of their best image-to-text score, and the same of texts; 1 where that
     is not positive and dividing would turn the order round."""
     alone = [Term(group, kind)]
-    best_text = torch.full((len(image),), -torch.inf)
-    best_image = torch.full((len(text),), -torch.inf)
+    best_text = torch.full((len(image),), -torch.inf, device=_device(image))
+    best_image = torch.full((len(text),), -torch.inf, device=_device(image))
     for start in range(0, len(image), block):
         rows = slice(start, start + block)
         for first in range(0, len(text), 5 * block):
             columns = slice(first, first + 5 * block)
             i2t, t2i = pairwise_scores(image.rows(rows), text.rows(columns), alone)
-            best_text[rows] = best_text[rows].maximum(i2t.amax(1).cpu())
-            best_image[columns] = best_image[columns].maximum(t2i.amax(0).cpu())
+            best_text[rows] = best_text[rows].maximum(i2t.amax(1))
+            best_image[columns] = best_image[columns].maximum(t2i.amax(0))
     means = float(best_text.mean()), float(best_image.mean())
     return means[0] if means[0] > 0 else 1.0, means[1] if means[1] > 0 else 1.0
 
@@ -194,7 +220,20 @@ def retrieval_metrics(ranks: Ranks) -> dict[str, Metric]:
     }
 
 
-def _blocks(num_images: int, num_texts: int, caption_image: Tensor, block: int) -> list[_Block]:
+def _device(embeddings: Embeddings) -> torch.device:
+    return next(iter(embeddings.groups.values())).device
+
+
+def _at_once(device: torch.device, num_texts: int) -> int:
+    """Pictures a block: the scores kept are block x T in float32, in both directions."""
+    if device.type != "cuda":
+        return CPU_BLOCK
+    return max(1, int(SCORES_SHARE * memory_of(device)) // (2 * 4 * num_texts))
+
+
+def _blocks(
+    num_images: int, num_texts: int, caption_image: Tensor, block: int, device: torch.device
+) -> list[_Block]:
     if caption_image.shape != (num_texts,):
         raise ShapeError(
             f"caption_image is {tuple(caption_image.shape)}; it must be ({num_texts},), "
@@ -212,37 +251,40 @@ def _blocks(num_images: int, num_texts: int, caption_image: Tensor, block: int) 
         raise DataError(
             f"{len(bare)} of {num_images} pictures have no caption to find: {bare[:10]}"
         )
-    order = caption_image.argsort(stable=True)
+    pictures = torch.arange(num_images, device=device)
+    order = caption_image.argsort(stable=True).to(device)
     ends = num_captions.cumsum(0).tolist()
     blocks = []
     for start in range(0, num_images, block):
         stop = min(start + block, num_images)
         texts = order[ends[start] - int(num_captions[start]) : ends[stop - 1]]
-        blocks.append(_Block(slice(start, stop), texts))
+        blocks.append(_Block(slice(start, stop), pictures[start:stop], texts))
     return blocks
 
 
 class _Best:
-    """The best items of each query among all that were added so far."""
+    """The best items of each query among all that were added so far, on ``device``."""
 
-    def __init__(self, num_queries: int, num_items: int) -> None:
+    def __init__(self, num_queries: int, num_items: int, device: torch.device) -> None:
         size = (num_queries, min(NUM_TOP, num_items))
-        self.items = torch.full(size, -1)
-        self.scores = torch.full(size, -torch.inf)
+        self.items = torch.full(size, -1, device=device)
+        self.scores = torch.full(size, -torch.inf, device=device)
 
     def add(self, queries: Tensor, items: Tensor, scores: Tensor) -> None:
         """``scores`` (q,c) of ``queries`` (q,) with ``items`` (c,)."""
         size = self.items.shape[1]
         found, where = scores.topk(min(size, scores.shape[1]), 1)
-        found = torch.cat([self.scores[queries], found.cpu()], 1)
-        items = torch.cat([self.items[queries], items[where.cpu()]], 1)
+        found = torch.cat([self.scores[queries], found], 1)
+        items = torch.cat([self.items[queries], items[where]], 1)
         self.scores[queries], where = found.topk(size, 1)
         self.items[queries] = items.gather(1, where)
+
+    def on_cpu(self) -> tuple[Tensor, Tensor]:
+        return self.items.cpu(), self.scores.cpu()
 
 
 def _bars(i2t: Tensor, t2i: Tensor, terms: Sequence[Term], wrong: Tensor) -> tuple[Tensor, Tensor]:
     """What a wrong item must reach to stand before the best correct one, in both directions."""
-    wrong = wrong.to(i2t.device)
     best_i2t = i2t.masked_fill(wrong, -torch.inf).amax(1)
     best_t2i = t2i.masked_fill(wrong, -torch.inf).amax(0)
     margin_i2t = TIE * sum(abs(term.i2t) for term in terms)
@@ -250,17 +292,23 @@ def _bars(i2t: Tensor, t2i: Tensor, terms: Sequence[Term], wrong: Tensor) -> tup
     return best_i2t - margin_i2t, best_t2i - margin_t2i
 
 
-def _wrong(row: _Block, column: _Block, caption_image: Tensor) -> Tensor:
+def _wrong(row: _Block, column: _Block, owner: Tensor) -> Tensor:
     """(pictures of ``row``, texts of ``column``): True where the text is another picture's."""
-    pictures = torch.arange(row.images.start, row.images.stop)
-    return caption_image[column.texts] != pictures[:, None]
+    return owner[column.texts] != row.pictures[:, None]
 
 
-def _require_numbers(i2t: Tensor, t2i: Tensor, row: _Block, column: _Block) -> None:
-    bad = (i2t.isnan() | t2i.isnan()).nonzero()
-    if len(bad):
-        picture, text = bad[0].tolist()
-        raise DataError(
-            f"the score of picture {row.images.start + picture} and text "
-            f"{int(column.texts[text])} is NaN; the embeddings of one of them are broken"
-        )
+def _first_nan(i2t: Tensor, t2i: Tensor) -> Tensor:
+    """Where the first NaN of either stands among a block's scores, () int64; -1 without one."""
+    bad = (i2t.isnan() | t2i.isnan()).flatten()
+    return bad.view(torch.uint8).argmax().where(bad.any(), -1)
+
+
+def _require_numbers(first_nans: Sequence[tuple[Tensor, _Block, _Block]]) -> None:
+    places = torch.stack([place for place, _, _ in first_nans]).tolist()
+    for place, (_, row, column) in zip(places, first_nans, strict=True):
+        if place >= 0:
+            picture, text = divmod(place, len(column.texts))
+            raise DataError(
+                f"the score of picture {int(row.pictures[picture])} and text "
+                f"{int(column.texts[text])} is NaN; the embeddings of one of them are broken"
+            )

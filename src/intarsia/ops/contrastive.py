@@ -18,23 +18,30 @@ returns the loss of those of all ranks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from intarsia.errors import ShapeError, unknown
-from intarsia.ops.blockwise import Contrast, Scores, Table, contrast
-from intarsia.ops.matching import fine_grained_scores
+from intarsia.ops.blockwise import Table, contrast, negatives_of
+from intarsia.ops.comparisons import AlignedScores, MatchedScores
+from intarsia.ops.contrast_blocks import Labels, Sums
 from intarsia.ops.ranks import ALONE, Ranks, current_ranks
 
 Negatives = Literal["batch", "patches", "both"]
 Positives = tuple[Tensor, Tensor]
+Masks = tuple[Tensor | None, Tensor | None]
 
 
-def info_nce(x: Tensor, y: Tensor, scale: Tensor, positives: Positives | None = None) -> Tensor:
+def info_nce(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    positives: Positives | None = None,
+    real: Masks | None = None,
+) -> Tensor:
     """Symmetric InfoNCE of two sets of vectors (CLIP, Radford et al. 2021).
 
     Args:
@@ -42,18 +49,21 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor, positives: Positives | None = 
         y: (C,D) normalised vectors.
         scale: scalar, the inverse temperature.
         positives: ids of the rows and of the columns.
+        real: (A,) and (C,) bool, which of them there are; None = all.
 
     Returns:
-        Scalar: the mean over rows plus the mean over columns, halved.
+        Scalar: the mean over rows plus the mean over columns, halved; 0 where nothing is left.
 
     Raises:
         ShapeError: shapes, dtypes or ids do not fit.
     """
     x, y = _vectors(x, y, ndim=2)
+    for side, vectors, mask in zip("xy", (x, y), real or (None, None), strict=True):
+        _check_mask(side, vectors, mask, dims=1)
     ranks = current_ranks()
-    pairs = _Pairs.of(_ids(x, y, positives, ranks), ranks)
-    found = contrast(x[:, None], y[:, None], scale, pairs.table(_aligned, 1))
-    return pairs.loss(found)
+    labels = _labels(x, _ids(x, y, positives, ranks), real or (None, None), ranks)
+    table = Table(AlignedScores, 1, *labels, ranks)
+    return ranks.sum(contrast(x[:, None], y[:, None], scale, table))
 
 
 def matched_info_nce(
@@ -84,14 +94,13 @@ def matched_info_nce(
         ShapeError: shapes, dtypes, masks or ids do not fit.
     """
     x, y = _vectors(x, y, ndim=3)
+    _check_mask("x", x, x_mask, dims=2)
+    _check_mask("y", y, y_mask, dims=2)
     ranks = current_ranks()
-    x_ids, y_ids = _ids(x, y, positives, ranks)
-    x, x_mask, x_ids = _real("x", x, x_mask, x_ids)
-    y, y_mask, y_ids = _real("y", y, y_mask, y_ids)
-    pairs = _Pairs.of((x_ids, y_ids), ranks)
-    table = replace(pairs.table(_matched, 1), x_mask=x_mask, y_mask=y_mask)
-    found = contrast(x, y, scale, table)
-    return pairs.loss(found)
+    real = None if x_mask is None else x_mask.any(1), None if y_mask is None else y_mask.any(1)
+    labels = _labels(x, _ids(x, y, positives, ranks), real, ranks)
+    table = Table(MatchedScores, 1, *labels, ranks, x_mask, y_mask)
+    return ranks.sum(contrast(x, y, scale, table))
 
 
 def patchwise_contrastive(
@@ -125,99 +134,74 @@ def patchwise_contrastive(
         raise ShapeError(f"patches {tuple(patches.shape)} and slots {tuple(slots.shape)} differ")
     if negatives not in ("batch", "patches", "both"):
         raise ShapeError(unknown("negatives", negatives, ("batch", "patches", "both")))
-    ranks = current_ranks()
-    ids = _ids(patches, slots, None if negatives == "patches" else positives, ranks)
-    pairs = _Pairs.of(ids, ranks)
-    m = patches.shape[1]
-    x, y = (v.transpose(0, 1).contiguous() for v in (patches, slots))  # (M,B,D)
-    found = []
-    if negatives != "patches":
-        table = pairs.table(_aligned, m)
-        found.append(contrast(x.transpose(0, 1), y.transpose(0, 1), scale, table))
-    if negatives != "batch":
-        found.append(pairs.widened(_within_pairs(x, y, scale)))
-    return pairs.loss(*found)
+    ranks, num = current_ranks(), patches.shape[1]
+    x, y = (_by_position(side) for side in (patches, slots))
+    if negatives == "patches":
+        table = _within_pairs(x, ranks)
+        return ranks.sum(contrast(x.transpose(0, 1), y.transpose(0, 1), scale, table))
+    labels = _labels(patches, _ids(patches, slots, positives, ranks), (None, None), ranks)
+    others = None
+    if negatives == "both":
+        found = negatives_of(x.transpose(0, 1), y.transpose(0, 1), scale, _within_pairs(x, ranks))
+        own = ranks.own(ranks.gather(torch.arange(len(slots), device=x.device)))
+        after = len(labels[1].ids) - own.stop
+        others = Sums(found.rows.mT, F.pad(found.columns.mT, (own.start, after), value=-torch.inf))
+    return ranks.sum(contrast(x, y, scale, Table(AlignedScores, num, *labels, ranks), others))
 
 
-def _within_pairs(x: Tensor, y: Tensor, scale: Tensor) -> Contrast:
-    """Each position against the others of its own pair: rows and columns (M,B), x and y (M,B,D)."""
-    m, batch, _ = x.shape
-    positions = torch.arange(m, device=x.device)
-    pairs = _Pairs.of((positions, positions), ALONE)
-    found = contrast(x, y, scale, pairs.table(_aligned, batch))
-    return Contrast(*(part.mT for part in found))
+def _by_position(vectors: Tensor) -> Tensor:
+    """(B,M,D) as it is, but on a CPU position by position in memory: products are faster so."""
+    return vectors.transpose(0, 1).contiguous().transpose(0, 1) if vectors.is_cpu else vectors
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """The positives of this rank's rows, and by what the cost of each is to be divided.
+def _within_pairs(vectors: Tensor, ranks: Ranks) -> Table:
+    """Each position against the others of its own pair: M rows, M columns, B groups."""
+    batch, num, _ = vectors.shape
+    positions = torch.arange(num, device=vectors.device)
+    count = ranks.sum(vectors.new_tensor(float(batch), dtype=torch.float64))
+    labels = Labels(positions, (0.5 / count).expand(num).to(vectors.dtype), None)
+    return Table(AlignedScores, batch, labels, labels, ALONE)
 
-    ``pairs`` (2,S): a row of this rank, a column of all. A row's positives share the row, and the
-    rows that have any share the loss; so do the columns. ``own`` are this rank's columns.
+
+def _labels(x: Tensor, ids: Positives, real: Masks, ranks: Ranks) -> tuple[Labels, Labels]:
+    """Of this rank's rows and of all columns.
+
+    A row's positives share the row, and the rows that have any share half of the loss; so do the
+    columns.
     """
-
-    pairs: Tensor
-    row_shares: Tensor
-    column_shares: Tensor
-    own: slice
-    num_columns: int
-    ranks: Ranks
-
-    @staticmethod
-    def of(ids: Positives, ranks: Ranks) -> _Pairs:
-        x_parts, y_parts = (ranks.gather(side) for side in ids)
-        ids_of_all, labels = torch.cat(x_parts + y_parts).unique(return_inverse=True)
-        x, y = labels.tensor_split([sum(map(len, x_parts))])
-        in_x, in_y = (side.bincount(minlength=len(ids_of_all)) for side in (x, y))
-        rows = x[_own(x_parts, ranks)]
-        r, c = _matches(rows, y, in_y)
-        return _Pairs(
-            torch.stack([r, c]),
-            in_y[rows[r]] * in_y[x].count_nonzero(),
-            in_x[y[c]] * in_x[y].count_nonzero(),
-            _own(y_parts, ranks),
-            len(y),
-            ranks,
-        )
-
-    def table(self, scores: Scores, groups: int) -> Table:
-        return Table(scores, groups, self.num_columns, self.pairs, self.ranks)
-
-    def widened(self, found: Contrast) -> Contrast:
-        """With the columns of this rank in their place among those of all."""
-        after = self.num_columns - self.own.stop
-        wide = F.pad(found.columns, (self.own.start, after), value=-torch.inf)
-        return found._replace(columns=wide)
-
-    def loss(self, *found: Contrast) -> Tensor:
-        """The symmetric loss, summed over groups; all the tables' negatives count together."""
-        r, c = self.pairs
-        rows = ALONE.logsumexp(torch.stack([part.rows for part in found]))
-        columns = self.ranks.logsumexp(torch.stack([part.columns for part in found]))
-        i2t, t2i = found[0].i2t, found[0].t2i
-        by_row = (rows[:, r].logaddexp(i2t) - i2t) / self.row_shares
-        by_column = (columns[:, c].logaddexp(t2i) - t2i) / self.column_shares
-        return self.ranks.sum((by_row + by_column).sum() / 2)
+    x_ids, y_ids = (ranks.gather(side) for side in ids)
+    x_real, y_real = (
+        None if alike is None else torch.cat(ranks.gather(alike.long())).bool() for alike in real
+    )
+    own = ranks.own(x_ids)
+    x_all, y_all = torch.cat(x_ids), torch.cat(y_ids)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    x_shares = _shares(x_all, x_real, y_all, y_real).to(wide)[own]
+    y_shares = _shares(y_all, y_real, x_all, x_real).to(wide)
+    if x_real is None and y_real is not None:
+        x_real = torch.ones_like(x_all, dtype=torch.bool)
+    if y_real is None and x_real is not None:
+        y_real = torch.ones_like(y_all, dtype=torch.bool)
+    x_own_real = None if x_real is None else x_real[own]
+    return Labels(x_all[own], x_shares, x_own_real), Labels(y_all, y_shares, y_real)
 
 
-def _own(parts: list[Tensor], ranks: Ranks) -> slice:
-    """Where this rank's part lies among those of all."""
-    start = sum(len(part) for part in parts[: ranks.rank])
-    return slice(start, start + len(parts[ranks.rank]))
+def _shares(ids: Tensor, real: Tensor | None, among: Tensor, among_real: Tensor | None) -> Tensor:
+    """What each positive of a row costs it, (A,) float64: a half over the row's positives and over
+    the rows that have any.
 
-
-def _matches(labels: Tensor, among: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """The places (S,) and (S,) of all equal pairs; label k occurs ``counts[k]`` times ``among``.
-
-    >>> _matches(torch.tensor([0, 1]), torch.tensor([1, 0, 1]), torch.tensor([1, 2]))
-    (tensor([0, 1, 1]), tensor([1, 0, 2]))
+    >>> _shares(torch.tensor([1, 2, 7]), None, torch.tensor([2, 1, 2]), None)
+    tensor([0.2500, 0.1250, 0.0000], dtype=torch.float64)
     """
-    device = labels.device
-    each = counts[labels]
-    rows = torch.arange(len(labels), device=device).repeat_interleave(each)
-    nth = torch.arange(len(rows), device=device) - (each.cumsum(0) - each)[rows]
-    first = (counts.cumsum(0) - counts)[labels[rows]]
-    return rows, among.argsort(stable=True)[first + nth]
+    ordered, order = among.sort()
+    there = torch.ones_like(among) if among_real is None else among_real.long()[order]
+    before = F.pad(there.cumsum(0), (1, 0))
+    last, first = (torch.searchsorted(ordered, ids, right=right) for right in (True, False))
+    count = before[last] - before[first]
+    if real is not None:
+        count = count.masked_fill(~real, 0)
+    share = 0.5 / (count * (count > 0).sum()).double()
+    return share.masked_fill(count == 0, 0.0)
 
 
 def _ids(x: Tensor, y: Tensor, positives: Positives | None, ranks: Ranks) -> Positives:
@@ -235,19 +219,12 @@ def _ids(x: Tensor, y: Tensor, positives: Positives | None, ranks: Ranks) -> Pos
     return positives
 
 
-def _real(
-    side: str, vectors: Tensor, mask: Tensor | None, ids: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Without the rows that have no real vector."""
-    if mask is None:
-        return vectors, None, ids
-    if mask.shape != vectors.shape[:2] or mask.dtype != torch.bool:
+def _check_mask(side: str, vectors: Tensor, mask: Tensor | None, *, dims: int) -> None:
+    if mask is not None and (mask.shape != vectors.shape[:dims] or mask.dtype != torch.bool):
         raise ShapeError(
             f"{side}_mask is {tuple(mask.shape)} {mask.dtype}, "
-            f"but {side} {tuple(vectors.shape)} needs {tuple(vectors.shape[:2])} torch.bool"
+            f"but {side} {tuple(vectors.shape)} needs {tuple(vectors.shape[:dims])} torch.bool"
         )
-    real = mask.any(1)
-    return vectors[real], mask[real], ids[real]
 
 
 def _vectors(x: Tensor, y: Tensor, *, ndim: int) -> tuple[Tensor, Tensor]:
@@ -263,34 +240,3 @@ def _vectors(x: Tensor, y: Tensor, *, ndim: int) -> tuple[Tensor, Tensor]:
         dtype = torch.get_autocast_dtype(device)
         return x.to(dtype), y.to(dtype)
     return x, y
-
-
-def _aligned(
-    x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The k-th vector of each row with the k-th of each column: (K,a,c), in either direction."""
-    scores: Tensor = _Products.apply(x, y)
-    return scores, scores
-
-
-class _Products(torch.autograd.Function):
-    """(a,K,D), (c,K,D) -> (K,a,c); unlike bmm's, the gradients lie in memory as x and y do."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        ctx.save_for_backward(x, y)
-        return x.transpose(0, 1) @ y.permute(1, 2, 0)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = ctx.saved_tensors
-        grad_x = grads[0] @ y.transpose(0, 1)
-        grad_y = grads[0].mT @ x.transpose(0, 1)
-        return grad_x.transpose(0, 1), grad_y.transpose(0, 1)
-
-
-def _matched(
-    x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    i2t, t2i = fine_grained_scores(x, y, x_mask, y_mask)
-    return i2t[None], t2i[None]

@@ -1,13 +1,16 @@
 """Fine-grained matching: the mean over one side's vectors of the best match on the other side.
 
-Both directions come from one pass over blocks of similarities small enough to stay in cache
-(:mod:`intarsia.ops.matching_blocks`). The type of the inputs, or autocast's, is the type of the
-products and of the maxima; means accumulate in float32 or better, which is also what comes out.
-Float32 inputs are thus exact; bfloat16 is the fast way, each similarity rounded to 8 bits.
+Both directions come from one pass over blocks of similarities: on a CPU small enough to stay in
+cache (:mod:`intarsia.ops.matching_blocks`), on a GPU large (:mod:`intarsia.ops.matching_gpu`). The
+type of the inputs, or autocast's, is the type of the products and of the maxima; means accumulate
+in float32 or better, which is also what comes out. Float32 inputs are thus exact (unless torch is
+told to multiply them as TF32); bfloat16 is the fast way, each similarity rounded to 8 bits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,10 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from intarsia.errors import ShapeError
-from intarsia.ops import matching_blocks, matching_gpu
+from intarsia.ops import matching_blocks
+from intarsia.ops.devices import has_triton
 from intarsia.ops.matching_blocks import Side
-
-KEPT_BYTES = 2**28  # of arg-max indices kept for the backward pass; beyond, it computes them again
 
 
 def fine_grained_scores(
@@ -47,12 +49,7 @@ def fine_grained_scores(
     _check_mask("y", y, y_mask)
     _check_pair(x, y)
     x, y = _as_autocast(x), _as_autocast(y)
-    if matching_gpu.usable(x):
-        masks = (_mask(vectors, mask) for vectors, mask in ((x, x_mask), (y, y_mask)))
-        return matching_gpu.fused_scores(x, y, *masks)
-    numbers = x.shape[0] * y.shape[0] * (x.shape[1] + y.shape[1])
-    keep = numbers if numbers <= KEPT_BYTES and max(x.shape[1], y.shape[1]) <= 256 else 0
-    return _scores(*_padded(x, x_mask), *_padded(y, y_mask), keep)
+    return _scores(_padded(x, x_mask), _padded(y, y_mask))
 
 
 def fine_grained_scores_packed(
@@ -77,22 +74,24 @@ def fine_grained_scores_packed(
     _check_offsets("y", y, y_offsets)
     _check_pair(x, y)
     x, y = _as_autocast(x), _as_autocast(y)
-    return _scores(x, x_offsets[:-1], x_offsets.diff(), y, y_offsets[:-1], y_offsets.diff(), keep=0)
+    return _scores(_packed(x, x_offsets), _packed(y, y_offsets))
 
 
-def _scores(
-    x: Tensor,
-    x_starts: Tensor,
-    x_counts: Tensor,
-    y: Tensor,
-    y_starts: Tensor,
-    y_counts: Tensor,
-    keep: int,
-) -> tuple[Tensor, Tensor]:
-    if not (torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)):
-        keep = 0
-    i2t, t2i, _ = _Match.apply(x, x_starts, x_counts, y, y_starts, y_counts, keep)
+def _scores(x: Side, y: Side) -> tuple[Tensor, Tensor]:
+    learns = torch.is_grad_enabled() and (x.vectors.requires_grad or y.vectors.requires_grad)
+    keep = _engine(x.vectors).kept_bytes(x, y) if learns else 0
+    sizes = [x.most, y.most, int(x.even), int(y.even)]
+    i2t, t2i, _ = _Match.apply(*x[:3], *y[:3], sizes, keep)
     return i2t, t2i
+
+
+def _engine(vectors: Tensor) -> ModuleType:
+    """Where vectors like these are matched: blocks of torch operators, or the GPU's kernels."""
+    if vectors.is_cuda and vectors.itemsize == 2 and has_triton():
+        from intarsia.ops import matching_gpu
+
+        return matching_gpu
+    return matching_blocks
 
 
 def _as_autocast(vectors: Tensor) -> Tensor:
@@ -102,18 +101,19 @@ def _as_autocast(vectors: Tensor) -> Tensor:
     )
 
 
-def _mask(vectors: Tensor, mask: Tensor | None) -> Tensor:
-    return vectors.new_ones(vectors.shape[:2], dtype=torch.bool) if mask is None else mask
-
-
-def _padded(vectors: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """(rows,K,D) -> (rows * K, D) with each row's real vectors first, their starts and counts."""
+def _padded(vectors: Tensor, mask: Tensor | None) -> Side:
+    """(rows,K,D) -> (rows * K, D) with each row's real vectors first."""
     rows, k, _ = vectors.shape
     starts = torch.arange(rows, device=vectors.device) * k
     if mask is None:
-        return vectors.flatten(0, 1), starts, torch.full_like(starts, k)
+        return Side(vectors.flatten(0, 1), starts, torch.full_like(starts, k), k, True)
     real_first = (~mask).argsort(dim=1, stable=True) + starts[:, None]
-    return vectors.flatten(0, 1).index_select(0, real_first.flatten()), starts, mask.sum(1)
+    gathered = vectors.flatten(0, 1).index_select(0, real_first.flatten())
+    return Side(gathered, starts, mask.sum(1), k, False)
+
+
+def _packed(vectors: Tensor, offsets: Tensor) -> Side:
+    return Side(vectors, offsets[:-1], offsets.diff(), 0, False)
 
 
 @torch.library.custom_op("intarsia::match", mutates_args=())
@@ -124,11 +124,13 @@ def _match(
     y: Tensor,
     y_starts: Tensor,
     y_counts: Tensor,
+    sizes: Sequence[int],
     keep: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``i2t``, ``t2i`` and ``keep`` bytes of arg-max indices."""
-    pair = Side(x, x_starts, x_counts), Side(y, y_starts, y_counts)
-    return matching_blocks.forward(*pair, keep)
+    """``i2t``, ``t2i`` and ``keep`` bytes of arg-max indices; ``sizes``: the rest of both sides."""
+    pair = _sides((x, x_starts, x_counts, y, y_starts, y_counts), sizes)
+    scores: tuple[Tensor, Tensor, Tensor] = _engine(x).forward(*pair, keep)
+    return scores
 
 
 @torch.library.custom_op("intarsia::match_backward", mutates_args=())
@@ -142,9 +144,20 @@ def _match_backward(
     y_starts: Tensor,
     y_counts: Tensor,
     kept: Tensor,
+    sizes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    pair = Side(x, x_starts, x_counts), Side(y, y_starts, y_counts)
-    return matching_blocks.backward(*pair, grad_i2t, grad_t2i, kept)
+    pair = _sides((x, x_starts, x_counts, y, y_starts, y_counts), sizes)
+    grads: tuple[Tensor, Tensor] = _engine(x).backward(*pair, grad_i2t, grad_t2i, kept)
+    return grads
+
+
+def _sides(tensors: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Side, Side]:
+    x, x_starts, x_counts, y, y_starts, y_counts = tensors
+    x_most, y_most, x_even, y_even = sizes
+    return (
+        Side(x, x_starts, x_counts, x_most, bool(x_even)),
+        Side(y, y_starts, y_counts, y_most, bool(y_even)),
+    )
 
 
 @_match.register_fake
@@ -155,6 +168,7 @@ def _(
     y: Tensor,
     y_starts: Tensor,
     y_counts: Tensor,
+    sizes: Sequence[int],
     keep: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -164,7 +178,7 @@ def _(
 
 @_match_backward.register_fake
 def _(
-    grad_i2t: Tensor, grad_t2i: Tensor, x: Tensor, xs: Tensor, xc: Tensor, y: Tensor, *_: Tensor
+    grad_i2t: Tensor, grad_t2i: Tensor, x: Tensor, xs: Tensor, xc: Tensor, y: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), y.new_empty(y.shape)
 
@@ -174,7 +188,7 @@ def _one_by_one(op: Any) -> Any:
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         calls = [
-            op(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
+            op(*(a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims)))
             for i in range(info.batch_size)
         ]
         return tuple(torch.stack(part) for part in zip(*calls, strict=True)), (0,) * len(calls[0])
@@ -199,13 +213,14 @@ class _Match(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(output[2])
+        ctx.sizes = inputs[6]
         ctx.save_for_backward(*inputs[:6], output[2])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        grad_x, grad_y = _match_backward(*grads[:2], *ctx.saved_tensors)
-        return grad_x, None, None, grad_y, None, None, None
+        grad_x, grad_y = _match_backward(*grads[:2], *ctx.saved_tensors, ctx.sizes)
+        return grad_x, None, None, grad_y, None, None, None, None
 
 
 def _check_mask(side: str, vectors: Tensor, mask: Tensor | None) -> None:

@@ -21,21 +21,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from intarsia.ops.devices import memory_of
+
 # Similarities in a block, and rows of y. On CPU a block stays in cache (3 MB in bfloat16; half of
 # that is faster where only the maxima are wanted), and with fewer rows the slabs would be too
 # narrow for vector instructions. The compiled kernel reads a block once, so it may be larger, and
 # gives each thread a few blocks where that leaves them large enough.
-AT_ONCE = {"cpu": (2560 * 640, 64), "compiled": (2500 * 1280, 128), "gpu": (2**26, 256)}
+AT_ONCE = {"cpu": (2560 * 640, 64), "compiled": (2500 * 1280, 128)}
 FEWEST = 2**18
+KEPT_BYTES = 2**28  # of arg-max indices kept for the backward pass; beyond, it computes them again
 Maxima = tuple[Tensor, Tensor]
 
 
 class Side(NamedTuple):
-    """Rows of vectors: row r has ``counts[r]`` of ``vectors`` (V,D), from ``starts[r]`` on."""
+    """Rows of vectors: row r has ``counts[r]`` of ``vectors`` (V,D), from ``starts[r]`` on.
+
+    ``most`` is what no row has more of, 0 where only the device knows; ``even``: all have as many.
+    """
 
     vectors: Tensor
     starts: Tensor
     counts: Tensor
+    most: int
+    even: bool
 
 
 class Room:
@@ -88,6 +96,13 @@ def forward(x: Side, y: Side, keep: int) -> tuple[Tensor, Tensor, Tensor]:
         smaller = 1 if keep else 2
         _fill(*_both_blocks(x, x_order, y, y_order, smaller=smaller), results)
     return _reordered(i2t, x_order, y_order), _reordered(t2i, x_order, y_order), kept
+
+
+def kept_bytes(x: Side, y: Side) -> int:
+    """How many bytes the arg-max indices take, 0 where that is more than they are worth."""
+    numbers = len(x.counts) * len(y.counts) * (x.most + y.most)
+    small = x.most and y.most and max(x.most, y.most) <= 256 and numbers <= KEPT_BYTES
+    return numbers if small else 0
 
 
 def _fill(x_blocks: Iterable[Block], y_blocks: Sequence[Block], results: Results) -> None:
@@ -238,7 +253,9 @@ def _blocks(side: Side, order: Tensor, at_once: int) -> Iterator[Block]:
 def _both_blocks(
     x: Side, x_order: Tensor, y: Side, y_order: Tensor, way: str | None = None, smaller: int = 1
 ) -> tuple[Iterator[Block], list[Block]]:
-    numbers, y_rows = AT_ONCE[way or ("cpu" if x.vectors.is_cpu else "gpu")]
+    numbers, y_rows = AT_ONCE[way or "cpu"]
+    if x.vectors.is_cuda:
+        numbers = max(numbers, memory_of(x.vectors.device) // 1024 // x.vectors.itemsize)
     if way == "compiled":
         share = len(x.vectors) * len(y.vectors) // (4 * torch.get_num_threads())
         numbers = min(numbers, max(share, FEWEST))

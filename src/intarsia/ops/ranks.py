@@ -54,6 +54,11 @@ class Ranks:
         dist.all_gather(parts, padded, group=self.group)
         return [part[:length] for part, length in zip(parts, lengths, strict=True)]
 
+    def own(self, parts: list[Tensor]) -> slice:
+        """Where this rank's part lies among those of all, one behind the other."""
+        start = sum(len(part) for part in parts[: self.rank])
+        return slice(start, start + len(parts[self.rank]))
+
     def sum_at(self, peer: int, x: Tensor) -> Tensor:
         """The sum of all ranks' ``x``, on the rank ``peer``; unspecified on the others."""
         if self.group is not None:

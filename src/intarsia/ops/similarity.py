@@ -31,19 +31,16 @@ def pairwise_scores(
         The image-to-text and the text-to-image similarity, both (I,T) float32. They differ only
         where a ``mean_max`` term or unequal weights are among ``terms``.
     """
-    i2t = torch.zeros((), dtype=torch.float32)
-    t2i = torch.zeros((), dtype=torch.float32)
+    scores = _nothing(image, ())
     for term in terms:
         x, y = _sides(image, text, term)
         if term.kind == "mean_max":
-            own_i2t, own_t2i = fine_grained_scores(
-                x, y, image.masks.get(term.group), text.masks.get(term.group)
-            )
+            masks = image.masks.get(term.group), text.masks.get(term.group)
+            own_i2t, own_t2i = fine_grained_scores(x, y, *masks)
         else:
             own_i2t = own_t2i = _dots(x.flatten(1), y.flatten(1)) / _num_aligned(x, term)
-        i2t = i2t.to(x.device) + term.i2t * own_i2t.float() + term.reverse * own_t2i.float()
-        t2i = t2i.to(x.device) + term.t2i * own_t2i.float()
-    return i2t, t2i
+        scores = _plus(scores, term, own_i2t.float(), own_t2i.float())
+    return scores
 
 
 def paired_scores(
@@ -52,23 +49,49 @@ def paired_scores(
     """Row b of ``image`` against row b of ``text``: image-to-text and text-to-image, both (B,)."""
     if len(image) != len(text):
         raise ShapeError(f"{len(image)} pictures cannot be paired with {len(text)} texts")
-    i2t = torch.zeros(len(image))
-    t2i = torch.zeros(len(image))
+    scores = _nothing(image, (len(image),))
     for term in terms:
         x, y = _sides(image, text, term)
         if term.kind == "mean_max":
             own_i2t, own_t2i = _paired_mean_max(image, text, term)
         else:
             own_i2t = own_t2i = (x.float() * y.float()).flatten(1).sum(1) / _num_aligned(x, term)
-        i2t = i2t.to(x.device) + term.i2t * own_i2t.float() + term.reverse * own_t2i.float()
-        t2i = t2i.to(x.device) + term.t2i * own_t2i.float()
-    return i2t, t2i
+        scores = _plus(scores, term, own_i2t, own_t2i)
+    return scores
+
+
+def _nothing(image: Embeddings, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Both directions before the first term, where the embeddings are."""
+    zeros = torch.zeros(shape, device=next(iter(image.groups.values())).device)
+    return zeros, zeros
+
+
+def _plus(
+    scores: tuple[Tensor, Tensor], term: Term, own_i2t: Tensor, own_t2i: Tensor
+) -> tuple[Tensor, Tensor]:
+    i2t, t2i = scores
+    i2t = i2t.add(own_i2t, alpha=term.i2t)
+    if term.reverse:
+        i2t = i2t.add(own_t2i, alpha=term.reverse)
+    return i2t, t2i.add(own_t2i, alpha=term.t2i)
 
 
 def _dots(x: Tensor, y: Tensor) -> Tensor:
     """(I,D), (T,D) -> (I,T) float32: one product a pair is cheap enough not to round it."""
     with torch.autocast(x.device.type, enabled=False):
+        if _sums_wider(x, y):
+            return torch.mm(x, y.mT, out_dtype=torch.float32)
         return x.float() @ y.float().mT
+
+
+def _sums_wider(x: Tensor, y: Tensor) -> bool:
+    """Whether a product of 16-bit numbers can come out in float32: on CUDA, without gradients."""
+    return (
+        x.is_cuda
+        and x.dtype == y.dtype
+        and x.itemsize == 2
+        and not (x.requires_grad or y.requires_grad)
+    )
 
 
 def _paired_mean_max(image: Embeddings, text: Embeddings, term: Term) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from intarsia.evaluation.compositional_cases import Case, score_cases
 from intarsia.evaluation.harness import encoded_pictures
-from intarsia.evaluation.retrieval import rank_with_top
+from intarsia.evaluation.retrieval import on_device, rank_with_top
 from intarsia.model import Model
 from intarsia.ops.similarity import paired_scores
 from intarsia.suite.questions import Inspection, Mistake, Question, Shot, Verdict, forgiving
@@ -25,7 +25,7 @@ def _retrieval(model: Model, records: Sequence[Record]) -> Iterator[Mistake]:
     texts = [caption for record in good for caption in record.captions[:CAPTIONS]]
     owner = torch.tensor([i for i, r in enumerate(good) for _ in r.captions[:CAPTIONS]])
     text = model.encode_texts(texts)
-    _, top = rank_with_top(image, text, model.method.terms, owner)
+    _, top = rank_with_top(*on_device(image, text, model.device), model.method.terms, owner)
     own = _image_to_text(model, image.rows(owner), text)
     for row, record in enumerate(good):
         wrong = (owner[top.texts[row]] != row).nonzero().flatten()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from intarsia.training.checkpoint import (
     restore_random_state,
     write_checkpoint,
 )
+from intarsia.training.finite import FiniteWatch, Stopwatch
 from intarsia.training.log import RunLog, problems_listed
 from intarsia.training.lora import merge_lora, save_merged
 from intarsia.training.optim import WeightAverage, layer_factors, parameter_groups
@@ -79,7 +80,9 @@ class Run:
         trainer.launch()
         seed_everything(seed + self.fabric.global_rank)
         self.model = model.train()
-        self.gradients = GradientStep(fabric, model, trainer.grad_cache_chunk)
+        self.gradients = GradientStep(
+            fabric, model, trainer.grad_cache_chunk, compile=trainer.compile
+        )
         decay = trainer.layer_decay
         factors = None if decay is None else layer_factors(model, decay)
         groups = parameter_groups(
@@ -90,7 +93,11 @@ class Run:
             factors=factors,
         )
         fused = fabric.device.type in ("cpu", "cuda") and trainer.precision != "16-mixed"
-        self.optimizer: Any = fabric.setup_optimizers(torch.optim.AdamW(groups, fused=fused))
+        optimizer: Any = torch.optim.AdamW(groups, fused=fused)
+        self.watch = FiniteWatch(fabric.device)
+        if fused:
+            optimizer.found_inf = self.watch.failed
+        self.optimizer: Any = fabric.setup_optimizers(optimizer)
         self.average = WeightAverage(model, trainer.ema) if trainer.ema else None
         self.identity = pairs_identity(pairs)
         self.total = self._total_steps()
@@ -99,6 +106,7 @@ class Run:
         if resume and self.last.exists():
             self._restore()
         self.log = RunLog(out, self.step) if self.fabric.is_global_zero else None
+        self.clock = Stopwatch()
 
     def _total_steps(self) -> int:
         trainer = self.trainer
@@ -148,14 +156,17 @@ class Run:
                 note="",
                 unit=trainer.batch_size * trainer.accumulate * self.fabric.world_size,
             )
+            logged = self.step
             while self.step < self.total:
                 if self._refresh_links():
                     batches = self._loader()
-                started = time.perf_counter()
                 losses = self._step(batches)
                 self.step += 1
-                bar.update(task, completed=self.step, note=f"loss {losses['loss']:.4f}")
-                self._record(losses, time.perf_counter() - started)
+                bar.update(task, completed=self.step)
+                if self._is_logged():
+                    loss = self._record(losses, self.step - logged)
+                    logged = self.step
+                    bar.update(task, note=f"loss {loss:.4f}")
                 self._pause(validate)
         return self._finish()
 
@@ -166,7 +177,7 @@ class Run:
         if not self.links.are_due(self._epoch(self.step - 1), self._epoch(self.step)):
             return False
         kept = random_state()
-        with self.fabric.autocast():
+        with self._between_steps(), self.fabric.autocast():
             num = self.links.refresh(self.model, self.pairs)
         restore_random_state(kept)
         self._write_line({"step": self.step + 1, "links": num})
@@ -175,17 +186,21 @@ class Run:
     def _epoch(self, step: int) -> int:
         return step * self.trainer.accumulate // self._sampler().steps_per_epoch
 
-    def _step(self, batches: Iterator[Batch]) -> dict[str, float]:
+    def _step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
+        """The losses and the gradient's norm on the device, which nothing here waits for."""
         trainer = self.trainer
         factor = trainer.schedule.factor(self.step, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         sums: dict[str, Tensor] = {}
+        pairs: list[Tensor] = []
         for micro in range(trainer.accumulate):
             batch = self._next(batches)
             last = micro == trainer.accumulate - 1
+            pairs.append(batch.pairs.clone())
+            batch = batch.to(self.fabric.device)
             losses = self.gradients.add(batch, share=1 / trainer.accumulate, sync=last)
-            self._check_finite("loss", losses["loss"], batch)
+            self.watch.see("loss", losses["loss"], self.step + 1, pairs[-1])
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value / trainer.accumulate
         limit = math.inf if trainer.clip_grad is None else trainer.clip_grad
@@ -194,13 +209,13 @@ class Run:
         )
         assert isinstance(norm, Tensor)
         if trainer.precision != "16-mixed":  # whose scaler skips such a step by itself
-            self._check_finite("gradient", norm, batch)
+            self.watch.see("gradient", norm, self.step + 1, torch.cat(pairs))
         sums["grad_norm"] = norm
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.model)
-        return {name: float(value) for name, value in sums.items()} | {"lr": trainer.lr * factor}
+        return sums
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         batch = next(batches)
@@ -209,25 +224,35 @@ class Run:
                 for record_id, reason in batch.problems:
                     self.problems.add(record_id, "image", reason)
                 self.problems.check()
-        return batch.to(self.fabric.device)
+        return batch
 
-    def _check_finite(self, what: str, value: Tensor, batch: Batch) -> None:
-        if torch.isfinite(value):
+    def _check_finite(self) -> None:
+        """Wait for the device; raise if a step since the last check was not finite."""
+        seen = self.watch.first_failure()
+        if seen is None:
             return
-        ids = [self.pairs.record_id(pair) for pair in batch.pairs.tolist()]
+        ids = [self.pairs.record_id(pair) for pair in seen.pairs.tolist()]
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
         saved = self.last if self.last.exists() else "none yet"
-        self._write_line({"step": self.step, "failed": what, "records": ids})
+        self._write_line({"step": seen.step, "failed": seen.what, "records": ids})
         raise TrainingError(
-            f"the {what} is {value.item()} at step {self.step}; records of the batch: {shown} "
-            f"(all in {self.out / 'metrics.jsonl'}); last good checkpoint: {saved}"
+            f"the {seen.what} is {seen.value.item()} at step {seen.step}; records of the batch: "
+            f"{shown} (all in {self.out / 'metrics.jsonl'}); last good checkpoint: {saved}"
         )
 
-    def _record(self, losses: dict[str, float], seconds: float) -> None:
+    def _is_logged(self) -> bool:
+        return self.step % self.trainer.log_every == 0 or self.step in (1, self.total)
+
+    def _record(self, losses: dict[str, Tensor], num_steps: int) -> float:
+        """Log the step's losses and the pace of the last steps; returns what was minimised."""
+        self._check_finite()
         trainer = self.trainer
-        if self.step % trainer.log_every == 0 or self.step == self.total or self.step == 1:
-            pairs = trainer.batch_size * trainer.accumulate * self.fabric.world_size
-            self._write_line({"step": self.step, **losses, "pairs_per_s": pairs / seconds})
+        values = dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))
+        rate = trainer.lr * trainer.schedule.factor(self.step - 1, self.total)
+        pairs = num_steps * trainer.batch_size * trainer.accumulate * self.fabric.world_size
+        pace = {"lr": rate, "pairs_per_s": pairs / self.clock.lap()}
+        self._write_line({"step": self.step, **values, **pace})
+        return float(values["loss"])
 
     def _write_line(self, values: dict[str, Any]) -> None:
         if self.log is not None:
@@ -238,9 +263,18 @@ class Run:
         done = self.step == self.total
         every = self.trainer.validate_every
         if validate is not None and (done or (every is not None and self.step % every == 0)):
-            self._validate(validate)
+            with self._between_steps():
+                self._validate(validate)
         if done or self.step % self.trainer.save_every == 0:
-            self._save()
+            with self._between_steps():
+                self._save()
+
+    @contextmanager
+    def _between_steps(self) -> Iterator[None]:
+        """Something is done with weights that are finite; it takes no time of the steps."""
+        self._check_finite()
+        with self.clock.paused():
+            yield
 
     def _validate(self, validate: Validate) -> None:
         self._swap_average()

@@ -42,8 +42,12 @@ class Trainer:
         ema: decay of the moving average of the weights that is saved; None = the weights.
         flip: mirror half of the pictures, their boxes with them, drawn anew each epoch; never one
             whose captions say left or right.
-        precision: of Lightning Fabric; losses are float32 in all of them.
-        log_every: steps between two lines of ``metrics.jsonl``.
+        precision: of Lightning Fabric; losses are float32 in all of them. Products of float32
+            stay exact (no TF32, as is torch's default): speed is in mixed precision.
+        compile: run towers and method through ``torch.compile``, the losses as they are. The first
+            steps take minutes, and a batch of another shape (longer texts) may compile again.
+        log_every: steps between two lines of ``metrics.jsonl``. Only there, and before weights are
+            saved or validated, does the loop wait for the device and look at what it gave.
         save_every: steps between two checkpoints.
         validate_every: steps between two validations; None = at the end only.
         devices: how many, or "auto".
@@ -68,6 +72,7 @@ class Trainer:
         ema: float | None = None,
         flip: bool = False,
         precision: Precision = "bf16-mixed",
+        compile: bool = False,
         log_every: int = 10,
         save_every: int = 200,
         validate_every: int | None = None,
@@ -89,7 +94,7 @@ class Trainer:
         self.schedule, self.clip_grad, self.ema = schedule, clip_grad, ema
         self.log_every, self.save_every = log_every, save_every
         self.validate_every = validate_every
-        self.num_workers, self.precision = num_workers, precision
+        self.num_workers, self.precision, self.compile = num_workers, precision, compile
         self.fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
@@ -140,7 +145,8 @@ class Trainer:
             ConfigError: the checkpoint to resume from is of another seed, of other pairs or of
                 another number of processes, or the model or the pairs cannot train with
                 ``grad_cache_chunk``, ``layer_decay`` or ``flip``.
-            TrainingError: the loss or a gradient is not finite.
+            TrainingError: the loss or a gradient is not finite, which is found out at the next line
+                of the log, validation or checkpoint.
         """
         problems = Problems() if problems is None else problems
         with problems_listed(out, problems):

@@ -114,9 +114,9 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        for name, parameter in model.named_parameters():
-            if name in self.shadow:
-                self.shadow[name].lerp_(parameter.float(), 1 - self.decay)
+        own = dict(model.named_parameters())
+        weights = [own[name].float() for name in self.shadow]
+        torch._foreach_lerp_([*self.shadow.values()], weights, 1 - self.decay)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:

@@ -18,6 +18,7 @@ from intarsia.training.checkpoint import random_state, restore_random_state
 from intarsia.types import Batch, Embeddings
 
 Tensors = dict[str, Tensor]
+Embed = Callable[[Batch], tuple[Embeddings, Embeddings]]
 
 
 class GradientStep:
@@ -34,15 +35,20 @@ class GradientStep:
         fabric: launched.
         model: what trains, in training mode.
         chunk: pairs embedded at a time; None = the whole batch.
+        compile: embed with ``torch.compile``. The model itself stays as it is, so that its state
+            has the same names and whoever else calls it runs no graph.
 
     Raises:
         ConfigError: with ``chunk``, a layer of the model mixes the pairs of a batch.
     """
 
-    def __init__(self, fabric: Fabric, model: Model, chunk: int | None) -> None:
+    def __init__(
+        self, fabric: Fabric, model: Model, chunk: int | None, *, compile: bool = False
+    ) -> None:
         if chunk is not None:
             _refuse_batch_norm(model)
         self.fabric, self.model, self.chunk = fabric, model, chunk
+        self.embed = _compiled(model.embed) if compile else model.embed
         self.module = fabric.setup_module(_Worker(model))
 
     def add(self, batch: Batch, *, share: float = 1.0, sync: bool = True) -> Tensors:
@@ -54,7 +60,7 @@ class GradientStep:
         alone = self.fabric.world_size == 1
         with nullcontext() if alone else across_ranks():
             if self.chunk is None or self.chunk >= len(batch):
-                losses = self._backward(lambda model: model(batch), share, sync)
+                losses = self._backward(lambda: self._losses(batch), share, sync)
             else:
                 losses = self._add_by_chunks(batch, self.chunk, share, sync)
         return {name: value.detach() for name, value in losses.items()}
@@ -63,7 +69,7 @@ class GradientStep:
         chunks = [slice(start, start + size) for start in range(0, len(batch), size)]
         states, images, texts = zip(*(self._embed(batch.rows(c)) for c in chunks), strict=True)
         image, text = (Embeddings.concatenate(parts).map(_leaf) for parts in (images, texts))
-        losses = self._backward(lambda model: model.losses(image, text), share, False)
+        losses = self._backward(lambda: self.model.losses(image, text), share, False)
         after = random_state()
         for chunk, state in zip(chunks, states, strict=True):
             restore_random_state(state)
@@ -72,22 +78,25 @@ class GradientStep:
         restore_random_state(after)
         return losses
 
+    def _losses(self, batch: Batch) -> Tensors:
+        return self.model.losses(*self.embed(batch))
+
     def _embed(self, part: Batch) -> tuple[dict[str, Any], Embeddings, Embeddings]:
         """The random state before, and the embeddings without a graph."""
         state = random_state()
         with torch.no_grad(), self.fabric.autocast():
-            return state, *self.model.embed(part)
+            return state, *self.embed(part)
 
     def _replay(self, part: Batch, image: Tensors, text: Tensors, *, sync: bool) -> None:
         """Carry the gradients of a chunk's embeddings on to the weights."""
 
-        def products(model: Model) -> Tensors:
-            new_image, new_text = model.embed(part)
+        def products() -> Tensors:
+            new_image, new_text = self.embed(part)
             return {"loss": _product(new_image, image) + _product(new_text, text)}
 
         self._backward(products, 1 / self._loss_scale(), sync)
 
-    def _backward(self, work: Callable[[Model], Tensors], share: float, sync: bool) -> Tensors:
+    def _backward(self, work: Callable[[], Tensors], share: float, sync: bool) -> Tensors:
         with self.fabric.no_backward_sync(self.module, enabled=not sync):
             losses: Tensors = self.module(work)
             self.fabric.backward(losses["loss"] * share)
@@ -106,8 +115,15 @@ class _Worker(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, work: Callable[[Model], Tensors]) -> Tensors:
-        return work(self.model)
+    def forward(self, work: Callable[[], Tensors]) -> Tensors:
+        return work()
+
+
+def _compiled(embed: Embed) -> Embed:
+    """Graphs of earlier models are forgotten: torch keeps eight of one function, then no more."""
+    torch.compiler.reset()
+    compiled: Embed = torch.compile(embed)
+    return compiled
 
 
 def _leaf(x: Tensor) -> Tensor:

@@ -1,0 +1,82 @@
+"""How a block of rows is compared with a block of columns, and how a gradient goes back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from intarsia.ops.matching import fine_grained_scores
+
+
+class Scores(ABC):
+    """``i2t`` and ``t2i`` (G,a,c) of a block; one and the same tensor where the direction makes no
+    difference."""
+
+    def __init__(self, i2t: Tensor, t2i: Tensor, kind: torch.dtype) -> None:
+        self.i2t, self.t2i = i2t, t2i
+        self.kind = kind  # of what is pulled
+        self.unit = (
+            2.0**14 if kind == torch.float16 else 1.0
+        )  # which it is multiplied by, at most 1
+
+    @abstractmethod
+    def pull(self, i2t: Tensor, t2i: Tensor, grad_x: Tensor, grad_y: Tensor) -> None:
+        """Add to the vectors' gradients what those of the scores make of them."""
+
+
+class Comparison(Protocol):
+    def __call__(
+        self, x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, *, pull: bool
+    ) -> Scores:
+        """Rows (a,...) with columns (c,...); ``pull``: gradients will be asked for."""
+        ...
+
+
+class AlignedScores(Scores):
+    """The k-th vector of each row with the k-th of each column: (a,G,D), (c,G,D) -> (G,a,c)."""
+
+    def __init__(
+        self, x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, *, pull: bool
+    ) -> None:
+        self.x, self.y = x.transpose(0, 1), y.transpose(0, 1)
+        scores = product(self.x, self.y.mT)
+        super().__init__(scores, scores, x.dtype)
+
+    def pull(self, i2t: Tensor, t2i: Tensor, grad_x: Tensor, grad_y: Tensor) -> None:
+        grad_x.add_(product(i2t, self.y).transpose(0, 1), alpha=1 / self.unit)
+        grad_y.add_(product(i2t.mT, self.x).transpose(0, 1), alpha=1 / self.unit)
+
+
+class MatchedScores(Scores):
+    """Fine-grained matching, each direction with its own scores: (a,P,D), (c,N,D) -> (1,a,c)."""
+
+    def __init__(
+        self, x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, *, pull: bool
+    ) -> None:
+        self.x, self.y = (side.detach().requires_grad_(pull) for side in (x, y))
+        with torch.set_grad_enabled(pull):
+            self.scores = fine_grained_scores(self.x, self.y, x_mask, y_mask)
+        i2t, t2i = self.scores
+        super().__init__(i2t.detach()[None], t2i.detach()[None], i2t.dtype)
+
+    def pull(self, i2t: Tensor, t2i: Tensor, grad_x: Tensor, grad_y: Tensor) -> None:
+        part_x, part_y = torch.autograd.grad(
+            self.scores,
+            [self.x, self.y],
+            [i2t[0], t2i[0]],
+            retain_graph=True,  # a kept block may be asked again
+        )
+        grad_x += part_x
+        grad_y += part_y
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """(G,a,b) @ (G,b,c): of 16-bit vectors on a GPU with float32 results."""
+    if not (left.is_cuda and left.itemsize == 2):
+        return left @ right
+    if len(left) == 1:
+        return torch.mm(left[0], right[0], out_dtype=torch.float32)[None]
+    return torch.bmm(left, right, out_dtype=torch.float32)
