@@ -186,9 +186,9 @@ class ComAlign(Method):
         mask = torch.cat([masks[name] for name in GROUPS], 1)
         sequence = torch.cat([base[:, None], entities, relations], 1)
         if encoder is not None:
-            rows = [torch.zeros(1), 1 + torch.arange(sizes[1])]
-            rows.append(1 + self.num_entities + torch.arange(sizes[2]))
-            sequence = encoder(sequence, mask, torch.cat(rows).to(base.device))
+            places = torch.arange(1 + sizes[1] + sizes[2], device=base.device)
+            places[1 + sizes[1] :] += self.num_entities - sizes[1]
+            sequence = encoder(sequence, mask, places)
         found = dict(zip(GROUPS, sequence.split(sizes, 1), strict=True))
         groups = {"base": base}
         for name in self.used:
@@ -232,7 +232,7 @@ class ComAlign(Method):
             for name in ("roles", "exchanged")
         )
         loss = F.softplus(self.temperatures["roles"]() * (false - true)).mean(0)
-        return current_ranks().mean(loss[mask.any(1)])
+        return current_ranks().mean(loss, mask.any(1))
 
 
 class _Encoder(nn.Module):

@@ -102,30 +102,28 @@ class HarmoClip(Method):
         losses = {"gc": info_nce(image["global"], text["global"], self.temperature(), positives)}
         if "regions" in image.groups:
             mask = image.masks["regions"]
-            regions, labels = image["regions"][mask], text.labels["lexemes"][mask]
-            losses["lrc"] = info_nce(
-                regions, text["lexemes"][mask], self.lexeme_temperature(), (labels, labels)
-            )
+            scale = self.lexeme_temperature()
+            losses["lrc"] = _contrast(image["regions"], text["lexemes"], scale, text, mask)
             if self.w_gr:
-                losses["gr"] = self._global_region(image, text, regions, mask, labels)
+                losses["gr"] = self._global_region(image, text, mask)
         weights = {"gc": self.w_gc, "lrc": self.w_lrc, "gr": self.w_gr}
         total = sum(weights[name] * value for name, value in losses.items())
         assert isinstance(total, Tensor)
         return {"loss": total, **losses}
 
-    def _global_region(
-        self, image: Embeddings, text: Embeddings, regions: Tensor, mask: Tensor, labels: Tensor
-    ) -> Tensor:
+    def _global_region(self, image: Embeddings, text: Embeddings, mask: Tensor) -> Tensor:
+        regions = image["regions"]
         if self.gr_target == "crop":
-            distance = 1 - (regions * image["crops"][mask]).sum(-1)
-            return current_ranks().mean(distance)
+            distance = 1 - (regions * image["crops"]).sum(-1)
+            return current_ranks().mean(distance, mask)
         assert self.region_temperature is not None
         scale = self.region_temperature()
         if self.gr_target == "phrase":
-            return info_nce(regions, text["phrases"][mask], scale, (labels, labels))
+            return _contrast(regions, text["phrases"], scale, text, mask)
         whole = image["global"]
         rows = torch.arange(len(whole), device=whole.device) if image.ids is None else image.ids
-        return info_nce(regions, whole, scale, (rows[:, None].expand_as(mask)[mask], rows))
+        ids = rows[:, None].expand_as(mask).flatten(), rows
+        return info_nce(regions.flatten(0, 1), whole, scale, ids, (mask.flatten(), None))
 
     def phrase_vectors(self, text: Features) -> Tensor:
         """The phrase as a lexeme, which the second loss compares regions with, (B,D)."""
@@ -135,3 +133,12 @@ class HarmoClip(Method):
         """How well each patch matches the phrase as a lexeme, (B,M)."""
         lexeme = self.phrase_vectors(text)[..., None]
         return (normalised(image.require("image_patches")) @ lexeme)[..., 0]
+
+
+def _contrast(
+    regions: Tensor, phrases: Tensor, scale: Tensor, text: Embeddings, mask: Tensor
+) -> Tensor:
+    """InfoNCE of all linked (region, phrase) pairs (B,P,D) of the batch."""
+    labels, real = text.labels["lexemes"].flatten(), mask.flatten()
+    x, y = regions.flatten(0, 1), phrases.flatten(0, 1)
+    return info_nce(x, y, scale, (labels, labels), (real, real))

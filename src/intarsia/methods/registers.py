@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from intarsia.errors import ShapeError
-from intarsia.methods.base import Method, Temperature, normalised, same_picture
+from intarsia.methods.base import (
+    Method,
+    Temperature,
+    normalised,
+    normalised_for_matching,
+    same_picture,
+)
 from intarsia.ops.attention import attend
 from intarsia.ops.contrastive import Negatives, info_nce, patchwise_contrastive
 from intarsia.types import Dims, Embeddings, Features, Term
@@ -74,7 +80,7 @@ class Registers(Method):
         return Term("global", "dot"), Term("local", "aligned", i2t=w, t2i=w)
 
     def encode_image(self, x: Features) -> Embeddings:
-        patches = normalised(x.require("image_patches"))
+        patches = normalised_for_matching(x.require("image_patches"))
         return Embeddings({"global": normalised(x.require("image_global")), "local": patches})
 
     def encode_text(self, x: Features) -> Embeddings:
@@ -87,7 +93,7 @@ class Registers(Method):
         state = (self.registers + self.positions).expand(len(tokens), -1, -1)
         for block in self.blocks:
             state = block(state, memory, mask)
-        return normalised(self.slots(state))
+        return normalised_for_matching(self.slots(state))
 
     def loss(self, image: Embeddings, text: Embeddings) -> dict[str, Tensor]:
         positives = same_picture(image, text)

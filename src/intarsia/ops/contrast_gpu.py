@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from intarsia.ops.comparisons import Scores
 
 PROGRAMS = 8  # of a processor that are wanted
+WARPS = 8  # of a program
 
 
 def negatives(scores: Scores, scale: Tensor, x: Labels, y: Labels) -> tuple[Tensor, Tensor]:
@@ -93,4 +94,4 @@ def _inputs(scores: Scores, scale: Tensor, x: Labels, y: Labels) -> tuple[Tensor
 
 
 def _options(scores: Scores, x: Labels) -> dict[str, Any]:
-    return {"MASKED": x.real is not None, "SAME": scores.i2t is scores.t2i}
+    return {"MASKED": x.real is not None, "SAME": scores.i2t is scores.t2i, "num_warps": WARPS}

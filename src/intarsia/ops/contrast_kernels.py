@@ -97,7 +97,7 @@ def positives(
         c = c0 + tl.arange(0, COLUMNS)
         hits = _same(ids, y_ids, c, columns)
         hits = row_real[:, None] & _real(y_real, c, c < columns, MASKED)[None] & (hits > 0)
-        if tl.max(tl.max(hits.to(tl.int32), 1), 0) > 0:
+        if tl.max(hits.to(tl.int32)) > 0:
             by_column = tl.load(column_lse + group * columns + c, mask=c < columns, other=0.0)
             logits = _logits(i2t, line, c, hits, high)
             gap, slope = _cost(by_row[:, None] * LOG2_E - logits, hits)
@@ -161,22 +161,30 @@ def weights(
         base = base * LOG2_E
         pull = tl.load(column_pulls + group * columns + c, mask=c_inside, other=0.0)
         share = tl.load(column_shares + c, mask=c_inside, other=0.0)
-        scores = tl.load(i2t + line[:, None] + c[None], mask=real, other=0.0)
-        weight = _weight(
-            scores * high, row_base[:, None], row_pull[:, None], row_share[:, None], hits
-        )
-        if SAME:
-            weight += _weight(scores * high, base[None], pull[None], share[None], hits)
-        weight = tl.where(real, weight, 0.0)
-        inside = r_inside[:, None] & c_inside[None]
+        hits = real & hits
+        any_hit = tl.max(hits.to(tl.int32)) > 0
         target = line[:, None] + c[None]
-        tl.store(
-            i2t_weights + target, (weight * unit).to(i2t_weights.dtype.element_ty), mask=inside
-        )
+        scores = tl.load(i2t + target, mask=real, other=0.0)
+        logits = scores * high
+        weight = row_pull[:, None] * tl.exp2(logits - row_base[:, None])
+        if SAME:
+            weight += pull[None] * tl.exp2(logits - base[None])
+        if any_hit:
+            cost = row_share[:, None] * _slope(row_base[:, None] - logits)
+            if SAME:
+                cost += share[None] * _slope(base[None] - logits)
+            weight = tl.where(hits, -cost, weight)
+        weight = tl.where(real, weight, 0.0)
         total += tl.sum(weight * scores, 1)
+        inside = r_inside[:, None] & c_inside[None]
+        weight = (weight * unit).to(i2t_weights.dtype.element_ty)
+        tl.store(i2t_weights + target, weight, mask=inside)
         if not SAME:
             scores = tl.load(t2i + target, mask=real, other=0.0)
-            weight = _weight(scores * high, base[None], pull[None], share[None], hits)
+            logits = scores * high
+            weight = pull[None] * tl.exp2(logits - base[None])
+            if any_hit:
+                weight = tl.where(hits, -share[None] * _slope(base[None] - logits), weight)
             weight = tl.where(real, weight, 0.0)
             total += tl.sum(weight * scores, 1)
             weight = (weight * unit).to(t2i_weights.dtype.element_ty)
@@ -228,17 +236,12 @@ def _finite(top):
 @triton.jit
 def _cost(gap, hits):
     """softplus of ``gap`` (in units of log 2) and its derivative, 0 outside of ``hits``."""
-    above = tl.maximum(gap, 0.0)
-    small = tl.exp2(-tl.abs(gap))
-    cost = (above + tl.log2(1.0 + small)) * LN_2
-    slope = tl.where(gap > 0, 1.0, small) / (1.0 + small)
-    return tl.where(hits, cost, 0.0), tl.where(hits, slope, 0.0)
+    cost = (tl.maximum(gap, 0.0) + tl.log2(1.0 + tl.exp2(-tl.abs(gap)))) * LN_2
+    return tl.where(hits, cost, 0.0), tl.where(hits, _slope(gap), 0.0)
 
 
 @triton.jit
-def _weight(logits, base, pull, share, hits):
-    """Of a negative the gradient of its log-sum-exp, of a positive that of its cost."""
-    gap = logits - base
-    grown = tl.exp2(tl.where(hits, -tl.abs(gap), gap))
-    slope = tl.where(gap < 0, 1.0, grown) / (1.0 + grown)
-    return tl.where(hits, -share * slope, pull * grown)
+def _slope(gap):
+    """The sigmoid of ``gap`` (in units of log 2)."""
+    small = tl.exp2(-tl.abs(gap))
+    return tl.where(gap > 0, 1.0, small) / (1.0 + small)

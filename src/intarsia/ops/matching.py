@@ -188,7 +188,12 @@ def _one_by_one(op: Any) -> Any:
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         calls = [
-            op(*(a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims)))
+            op(
+                *(
+                    a.select(d, i) if isinstance(d, int) else a
+                    for a, d in zip(args, in_dims, strict=True)
+                )
+            )
             for i in range(info.batch_size)
         ]
         return tuple(torch.stack(part) for part in zip(*calls, strict=True)), (0,) * len(calls[0])

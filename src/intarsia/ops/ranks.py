@@ -32,17 +32,24 @@ class Ranks:
         self.size = 1 if group is None else dist.get_world_size(group)
 
     def each(self, x: Tensor) -> Iterator[Tensor]:
-        """Every rank's ``x`` in rank order, without gradients; only one of them exists at a time.
+        """Every rank's ``x`` in rank order, without gradients; two of them exist at a time, since
+        the next is on its way while one is looked at.
 
         They may differ in shape, but not in the number of axes.
         """
         if self.group is None:
             yield x
             return
+        coming = None
         for peer, shape in enumerate(self._shapes(x)):
             part = x.detach().contiguous() if peer == self.rank else x.new_empty(shape)
-            dist.broadcast(part, dist.get_global_rank(self.group, peer), self.group)
-            yield part
+            root = dist.get_global_rank(self.group, peer)
+            sent = part, dist.broadcast(part, root, self.group, async_op=True)
+            if coming is not None:
+                yield _arrived(*coming)
+            coming = sent
+        assert coming is not None
+        yield _arrived(*coming)
 
     def gather(self, x: Tensor) -> list[Tensor]:
         """Every rank's ``x`` in rank order, without gradients; one axis, of any length."""
@@ -73,10 +80,10 @@ class Ranks:
         total: Tensor = _Sum.apply(x, self)
         return total
 
-    def mean(self, x: Tensor) -> Tensor:
-        """The mean of all ranks' numbers (N,), with gradients; 0 where there are none."""
-        count = self.sum(x.new_tensor(float(len(x))))
-        return self.sum(x.sum()) / count.clamp(min=1)
+    def mean(self, x: Tensor, real: Tensor) -> Tensor:
+        """The mean of all ranks' ``real`` numbers, with gradients; 0 where there are none."""
+        count = self.sum(real.sum().to(x.dtype))
+        return self.sum(x.where(real, 0.0).sum()) / count.clamp(min=1)
 
     def logsumexp(self, x: Tensor) -> Tensor:
         """Over the first axis and all ranks, with gradients; where all is -inf, so is the sum."""
@@ -96,6 +103,12 @@ class Ranks:
         shapes = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(shapes, mine, group=self.group)
         return [shape.tolist() for shape in shapes]
+
+
+def _arrived(part: Tensor, work: dist.Work | None) -> Tensor:
+    if work is not None:
+        work.wait()
+    return part
 
 
 ALONE = Ranks()

@@ -33,8 +33,11 @@ def pool_regions(patches: Tensor, grid: tuple[int, int], boxes: Tensor) -> Tenso
         raise ShapeError(f"boxes {tuple(boxes.shape)} are not those of {len(patches)} pictures")
     wide = torch.promote_types(patches.dtype, torch.float32)
     dense = F.normalize(patches.to(wide), dim=-1).mT.unflatten(2, (h, w))
-    on_grid = boxes.to(wide) * boxes.new_tensor([w, h, w, h])
-    pooled = roi_align(dense, list(on_grid.to(wide)), output_size=(1, 1), aligned=True)
+    x0, y0, x1, y1 = boxes.to(wide).flatten(0, 1).unbind(1)
+    picture = torch.arange(len(boxes), device=boxes.device, dtype=wide)
+    of_box = picture[:, None].expand(boxes.shape[:2]).flatten()
+    rois = torch.stack([of_box, x0 * w, y0 * h, x1 * w, y1 * h], 1)
+    pooled = roi_align(dense, rois, output_size=(1, 1), aligned=True)
     return F.normalize(pooled.flatten(1), dim=-1).view(*boxes.shape[:2], -1)
 
 
@@ -72,11 +75,11 @@ def enlarged_crops(
         (Q,3,S,S) for the Q real boxes, row by row.
     """
     size = pixels.shape[-1]
-    x0, y0, x1, y1 = (boxes[mask] * size).unbind(1)
+    row, place = mask.nonzero(as_tuple=True)
+    x0, y0, x1, y1 = (boxes[row, place] * size).unbind(1)
     grown_x, grown_y = (x1 - x0) * (factor - 1) / 2, (y1 - y0) * (factor - 1) / 2
     corners = [x0 - grown_x, y0 - grown_y, x1 + grown_x, y1 + grown_y]
-    picture = mask.nonzero()[:, 0].to(pixels.dtype)
-    rois = torch.stack([picture, *(c.clamp(0, size) for c in corners)], 1)
+    rois = torch.stack([row.to(pixels.dtype), *(c.clamp(0, size) for c in corners)], 1)
     crops: Tensor = roi_align(
         pixels, rois, output_size=(size, size), sampling_ratio=2, aligned=True
     )
