@@ -76,7 +76,7 @@ def vectors(*shape: int) -> Tensor:
 def step(loss: Loss, x: Tensor, y: Tensor) -> Run:
     """Forward and backward pass, gradients of both sides and of the scale."""
     leaves = [x.clone().requires_grad_(), y.clone().requires_grad_()]
-    scale = torch.tensor(1 / 0.07, requires_grad=True)
+    scale = torch.tensor(1 / 0.07, device=x.device, requires_grad=True)
     return lambda: torch.autograd.grad(loss(*leaves, scale), [*leaves, scale])
 
 

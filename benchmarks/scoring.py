@@ -21,7 +21,7 @@ PRODUCTS_AT_ONCE = 2560  # rows of the bare products: as fast as any, and they f
 
 def ranking(I: int, T: int, K: int, D: int, device: str = "cpu") -> Runs:  # noqa: E741
     runs = streamed(I, T, K, D, device)
-    image, text = embeddings(I, K, D, 0).to(device), embeddings(T, K, D, 1).to(device)
+    image, text = embeddings(I, K, D, 0, device), embeddings(T, K, D, 1, device)
     owner = owners(I, T)
     whole_image, whole_text = halved(image), halved(text)
     baselines = {
@@ -32,8 +32,8 @@ def ranking(I: int, T: int, K: int, D: int, device: str = "cpu") -> Runs:  # noq
 
 
 def streamed(I: int, T: int, K: int, D: int, device: str = "cpu") -> Runs:  # noqa: E741
-    image = halved(embeddings(I, K, D, 0)).to(device)
-    text = halved(embeddings(T, K, D, 1)).to(device)
+    image = halved(embeddings(I, K, D, 0, device))
+    text = halved(embeddings(T, K, D, 1, device))
     owner = owners(I, T)
     return Runs(
         lambda: rank_with_top(image, text, TERMS, owner),
@@ -57,12 +57,11 @@ def products(image: Embeddings, text: Embeddings) -> None:
             torch.mm(x, part.mT, out=out)
 
 
-def embeddings(rows: int, k: int, d: int, seed: int) -> Embeddings:
-    generator = torch.Generator().manual_seed(seed)
+def embeddings(rows: int, k: int, d: int, seed: int, device: str = "cpu") -> Embeddings:
+    generator = torch.Generator(device).manual_seed(seed)
+    sizes = {"global": (rows, d), "entities": (rows, k, d), "relations": (rows, k, d)}
     groups = {
-        "global": torch.randn(rows, d, generator=generator),
-        "entities": torch.randn(rows, k, d, generator=generator),
-        "relations": torch.randn(rows, k, d, generator=generator),
+        name: torch.randn(*size, generator=generator, device=device) for name, size in sizes.items()
     }
     return Embeddings({name: normalize(x, dim=-1) for name, x in groups.items()})
 

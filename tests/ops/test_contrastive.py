@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from intarsia.errors import ShapeError
-from intarsia.ops import blockwise
+from intarsia.ops import blockwise, contrast_blocks
 from intarsia.ops.contrastive import info_nce, matched_info_nce, patchwise_contrastive
 
 
@@ -262,3 +262,12 @@ def test_wrong_shapes_name_both_sides():
         wrong = torch.ones(2, 3, dtype=torch.bool)
         x = torch.zeros(2, 4, 3)
         matched_info_nce(x, x, wrong, None, torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_losses_on_a_gpu_need_triton_for_its_kernels(monkeypatch, installed):
+    monkeypatch.setattr(blockwise, "has_triton", lambda: installed)
+    gpu = torch.device("cuda")
+    assert (blockwise._engine(torch.float32, gpu) is contrast_blocks) == (not installed)
+    assert blockwise._engine(torch.float64, gpu) is contrast_blocks
+    assert blockwise._engine(torch.float32, torch.device("cpu")) is contrast_blocks

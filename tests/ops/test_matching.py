@@ -2,6 +2,7 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from intarsia.errors import ShapeError
-from intarsia.ops import matching_blocks, matching_cpu, matching_gpu
+from intarsia.ops import matching, matching_blocks, matching_cpu
 from intarsia.ops.matching import fine_grained_scores, fine_grained_scores_packed
 
 
@@ -328,28 +329,10 @@ def test_compiled_by_inductor_equals_eager():
     torch.testing.assert_close(torch.autograd.grad(ours, (x, y)), wanted)
 
 
-def test_a_kernel_that_sums_best_matches_gives_the_same_means():
-    def kernel(queries: Tensor, documents: Tensor, mask: Tensor, other: Tensor) -> Tensor:
-        similarity = torch.einsum("ipd,tnd->itpn", queries, documents)
-        best = similarity.masked_fill(~other[None, :, None], -torch.inf).amax(3)
-        return best.masked_fill(~mask[:, None], 0.0).sum(2)
-
-    x, y, x_mask, y_mask = random_case(14, 6, 5, 4, 3)
-    x_mask[2], y_mask[1] = False, False
-    ours = matching_gpu.means_of_sums(kernel, x, y, x_mask, y_mask)
-    torch.testing.assert_close(ours, fine_grained_scores(x, y, x_mask, y_mask))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-@pytest.mark.parametrize("fused", [True, False])
-def test_on_a_gpu_it_equals_the_cpu(fused, monkeypatch):
-    if fused:
-        pytest.importorskip("late_interaction_kernels", reason="needs the extra 'gpu'")
-    else:
-        monkeypatch.setattr(matching_gpu, "_installed", lambda: False)
-    x, y, x_mask, y_mask = random_case(15, 20, 30, 10, 8)
-    half = (x.bfloat16(), y.bfloat16(), x_mask, y_mask)
-    expected = gradients(*half)
-    found = gradients(*(part.cuda() for part in half))
-    for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours.cpu(), theirs, atol=2e-2, rtol=2e-2)
+@pytest.mark.parametrize("installed", [True, False])
+def test_16_bit_vectors_on_a_gpu_need_triton_for_its_kernels(monkeypatch, installed):
+    monkeypatch.setattr(matching, "has_triton", lambda: installed)
+    gpu = SimpleNamespace(is_cuda=True, itemsize=2)
+    assert (matching._engine(gpu) is matching_blocks) == (not installed)
+    for other in (torch.zeros(1).half(), SimpleNamespace(is_cuda=True, itemsize=4)):
+        assert matching._engine(other) is matching_blocks

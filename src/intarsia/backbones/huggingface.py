@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel
 from intarsia.backbones.base import Backbone
 from intarsia.backbones.checkpoints import reading
 from intarsia.backbones.dense import each_alone, value_attention
+from intarsia.backbones.patches import multiply_patches
 from intarsia.backbones.processing import (
     context_of,
     image_transform,
@@ -48,6 +49,7 @@ class HuggingFaceBackbone(Backbone):
         super().__init__()
         self.name = name
         self.model: Any = model
+        multiply_patches(model)
         for parameter in (model.logit_scale, getattr(model, "logit_bias", None)):
             if parameter is not None:
                 parameter.requires_grad_(False)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from intarsia.backbones.base import Backbone, ImageTransform
 from intarsia.backbones.checkpoints import reading
 from intarsia.backbones.openclip_towers import apply_projection, text_tower, vision_tower
+from intarsia.backbones.patches import multiply_patches
 from intarsia.backbones.tokens import clip_tokens, fast_tokens
 from intarsia.errors import BackboneError, unknown
 from intarsia.types import Dense, Dims, Features, TokenBatch
@@ -49,6 +50,7 @@ class OpenClipBackbone(Backbone):
             if not k.startswith(("visual.", "text."))
         }
         self.vision = vision_tower(model.visual)
+        multiply_patches(self.vision)
         self.text = text_tower(model.text)
         self._tokenizer = tokenizer
         full = int(tokenizer.context_length)

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from intarsia.ops import contrast_blocks
-from intarsia.ops.comparisons import Comparison, Scores
-from intarsia.ops.contrast_blocks import Costs, Labels, Sums
+from intarsia.ops.comparisons import AlignedScores, Comparison, Scores
+from intarsia.ops.contrast_blocks import Costs, Labelled, Labels, Sums
 from intarsia.ops.devices import has_triton, memory_of
 from intarsia.ops.ranks import Ranks
 
@@ -62,13 +62,24 @@ class Table:
         """The blocks of this rank's rows and one rank's columns, as square as they can be."""
         num_rows, num_columns = len(self.x.ids), len(peer.y)
         at_once = max(1, _numbers(peer.y.device) // max(1, self.groups))
-        a = max(1, min(math.isqrt(at_once), num_rows))
-        c = at_once // a
+        a = _even(max(1, min(math.isqrt(at_once), num_rows)), num_rows)
+        c = _even(max(1, at_once // a), num_columns)
         for row in range(0, num_rows, a):
             for column in range(0, num_columns, c):
                 rows = slice(row, min(row + a, num_rows))
                 columns = slice(column, min(column + c, num_columns))
                 yield _Block.of(self, rows, columns, peer.start)
+
+    def only_block(self, y: Tensor) -> tuple[_Peer, _Block] | None:
+        """The block that is the whole table, if one is."""
+        if self.ranks.size > 1:
+            return None
+        peer = _Peer(0, 0, y, self.y_mask)
+        first = next(self.blocks(peer), None)
+        whole = first is not None and len(first.x.ids) == len(self.x.ids)
+        if first is None or not whole or len(first.y.ids) != len(y):
+            return None
+        return peer, first
 
     def compare(self, x: Tensor, peer: _Peer, block: _Block, *, pull: bool) -> Scores:
         masks = self.x_mask, peer.mask
@@ -108,10 +119,10 @@ def contrast(
 ) -> Tensor:
     """What this rank's rows ``x`` (A,...) and the columns ``y`` of all ranks cost one another.
 
-    A row's positives cost its share (:class:`Labels`) each, a column's likewise; this rank's part
-    of the sum over rows, columns and groups. Extra memory is a block of logits and one of their
-    gradients, and with several ranks the columns of two others. A process alone keeps a table of a
-    single block for the backward pass; all other blocks are computed again.
+    What each positive costs is said by :class:`Labels`; this is this rank's part of the sum over
+    rows, columns and groups. Extra memory is a block of logits and one of their gradients, and with
+    several ranks the columns of two others. A process alone keeps a table of a single block for the
+    backward pass; all other blocks are computed again.
 
     Args:
         scale: scalar, 1 / temperature.
@@ -126,6 +137,15 @@ def negatives_of(x: Tensor, y: Tensor, scale: Tensor, table: Table) -> Sums:
     """Log-sum-exp of each row's (G,A) and each column's (G,C) negatives, for :func:`contrast`."""
     with torch.autocast(x.device.type, enabled=False):
         return Sums(*_Negatives.apply(x, y, scale, table))
+
+
+def labelled(x: Labelled, y: Labelled, wide: torch.dtype) -> tuple[Labels, Labels]:
+    """Rows and columns with the numbers of their positives."""
+    counts = _engine(wide, x[0].device).counts
+    x_counts, x_num = counts(*x, y)
+    alike = x[0] is y[0] and x[1] is y[1]
+    y_counts, y_num = (x_counts, x_num) if alike else counts(*y, x)
+    return Labels(x[0], x_counts, x_num, x[1]), Labels(y[0], y_counts, y_num, y[1])
 
 
 class _Negatives(torch.autograd.Function):
@@ -143,8 +163,8 @@ class _Negatives(torch.autograd.Function):
         unit = torch.cat([*sizes, sizes[0].new_full((1,), 1e-30)]).amax()
         pulls = Sums(grads[0] / unit, grads[1] / unit)
         table = replace(ctx.table, x=ctx.table.x.free(), y=ctx.table.y.free())
-        pulled = _pulled(x, y, scale, table, Sums(*sums), pulls, ctx.kept)
-        return *(part * unit.to(part.dtype) for part in pulled), None
+        kept, ctx.kept = ctx.kept, None
+        return *_pulled(x, y, scale, unit, table, Sums(*sums), pulls, kept), None
 
 
 class _Contrast(torch.autograd.Function):
@@ -161,69 +181,67 @@ class _Contrast(torch.autograd.Function):
         sums, ctx.kept = _sums(x, y, scale, table, any(ctx.needs_input_grad))
         if other_rows is not None and other_columns is not None:
             sums = Sums(sums.rows.logaddexp(other_rows), sums.columns.logaddexp(other_columns))
-        sums = Sums(sums.rows, table.ranks.logsumexp(sums.columns[None]))
+        if table.ranks.size > 1:
+            sums = Sums(sums.rows, table.ranks.logsumexp(sums.columns[None]))
         costs = _costs(x, y, scale, table, sums, ctx.kept)
-        row_shares, column_shares = (side.shares.to(sums.rows.dtype) for side in (table.x, table.y))
-        grads = Sums(
-            costs.row_pulls * row_shares, table.ranks.sum(costs.column_pulls) * column_shares
-        )
+        pulls = costs.row_pulls, table.ranks.sum(costs.column_pulls)
         ctx.table = table
-        ctx.save_for_backward(x, y, scale, other_rows, other_columns, *sums, *grads)
-        return (costs.rows * row_shares).sum() + (costs.columns * column_shares).sum()
+        ctx.save_for_backward(x, y, scale, other_rows, other_columns, *sums, *pulls)
+        return costs.rows.sum() + costs.columns.sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, other_rows, other_columns, *parts = ctx.saved_tensors
         sums, pulls = Sums(*parts[:2]), Sums(*parts[2:])
-        grad_x, grad_y, grad_scale = _pulled(x, y, scale, ctx.table, sums, pulls, ctx.kept)
+        kept, ctx.kept = ctx.kept, None
+        own = _pulled(x, y, scale, grads[0], ctx.table, sums, pulls, kept)
         others = [
             None if other is None else (grads[0] * pull * _exp_gap(other, total)).to(other.dtype)
             for other, total, pull in zip((other_rows, other_columns), sums, pulls, strict=True)
         ]
-        return grad_x * grads[0], grad_y * grads[0], grad_scale * grads[0], *others, None
-
-
-class _Kept(NamedTuple):
-    """The only block of a table, with what its gradient needs."""
-
-    scores: Scores
-    block: _Block
+        return *own, *others, None
 
 
 def _sums(
     x: Tensor, y: Tensor, scale: Tensor, table: Table, learns: bool
-) -> tuple[Sums, _Kept | None]:
-    """The log-sum-exp of all negatives, and the table itself if it is a single block."""
+) -> tuple[Sums, Scores | None]:
+    """The log-sum-exp of all negatives, and the scores if a single block holds them."""
     wide = torch.promote_types(x.dtype, torch.float32)
+    engine = _engine(wide, x.device)
+    if (only := table.only_block(y)) is not None:
+        scores = table.compare(x, *only, pull=learns)
+        return Sums(*engine.negatives(scores, scale, only[1].x, only[1].y)), scores
     rows = x.new_full((table.groups, len(x)), -torch.inf, dtype=wide)
     columns = x.new_full((table.groups, len(table.y.ids)), -torch.inf, dtype=wide)
-    engine, kept = _engine(wide, x.device), None
     for peer in table.peers(y):
         for block in table.blocks(peer):
-            whole = block.rows == slice(0, len(x)) and block.columns == slice(0, len(y))
-            keep = whole and table.ranks.size == 1
-            scores = table.compare(x, peer, block, pull=keep and learns)
+            scores = table.compare(x, peer, block, pull=False)
             by_row, by_column = engine.negatives(scores, scale, block.x, block.y)
-            kept = _Kept(scores, block) if keep else None
-            for found, part in (
-                (rows[:, block.rows], by_row),
-                (columns[:, block.columns], by_column),
-            ):
-                torch.logaddexp(found, part, out=found)
-    return Sums(rows, columns), kept
+            torch.logaddexp(rows[:, block.rows], by_row, out=rows[:, block.rows])
+            torch.logaddexp(columns[:, block.columns], by_column, out=columns[:, block.columns])
+    return Sums(rows, columns), None
 
 
 def _costs(
-    x: Tensor, y: Tensor, scale: Tensor, table: Table, sums: Sums, kept: _Kept | None
+    x: Tensor, y: Tensor, scale: Tensor, table: Table, sums: Sums, kept: Scores | None
 ) -> Costs:
     """What the positives cost, this rank's rows against the columns of all."""
     engine = _engine(sums.rows.dtype, x.device)
-    total = Costs.none(sums)
+    if kept is not None:
+        costs: Costs = engine.positives(kept, scale, table.x, table.y, sums)
+        return costs
+    total, everything = Costs.none(sums), slice(0, len(x))
     for peer in table.peers(y):
+        if table.comparison is AlignedScores and engine is not contrast_blocks:
+            columns = slice(peer.start, peer.start + len(peer.y))
+            theirs = table.y.of(columns), sums.of(everything, columns)
+            part = engine.aligned_positives(x, peer.y, scale, table.x, *theirs)
+            total.add(part, everything, columns)
+            continue
         for block in table.blocks(peer):
             if x.device.type == "cpu" and not block.x.meets(block.y):
                 continue
-            scores = table.compare(x, peer, block, pull=False) if kept is None else kept.scores
+            scores = table.compare(x, peer, block, pull=False)
             part = engine.positives(
                 scores, scale, block.x, block.y, sums.of(block.rows, block.columns)
             )
@@ -232,35 +250,55 @@ def _costs(
 
 
 def _pulled(
-    x: Tensor, y: Tensor, scale: Tensor, table: Table, sums: Sums, pulls: Sums, kept: _Kept | None
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    grad: Tensor,
+    table: Table,
+    sums: Sums,
+    pulls: Sums,
+    kept: Scores | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of the rows, of this rank's columns and of the scale, by those of ``sums``
-    (``pulls``) and by the shares of the positives."""
-    engine = _engine(sums.rows.dtype, x.device)
-    grad_x = torch.zeros_like(x, dtype=sums.rows.dtype)
-    grad_y = torch.zeros_like(y, dtype=sums.rows.dtype)
-    grad_scale = torch.zeros((), dtype=sums.rows.dtype, device=x.device)
-    for peer in table.peers(y):
-        alone = table.ranks.size == 1
-        theirs = grad_y if alone else torch.zeros_like(peer.y, dtype=sums.rows.dtype)
-        for block in table.blocks(peer):
-            scores = table.compare(x, peer, block, pull=True) if kept is None else kept.scores
-            weights = engine.weights(
-                scores,
-                scale,
-                block.x,
-                block.y,
-                sums.of(block.rows, block.columns),
-                pulls.of(block.rows, block.columns),
-            )
-            scores.pull(weights.i2t, weights.t2i, grad_x[block.rows], theirs[block.own_columns])
-            grad_scale += weights.by_scale
-        theirs = theirs if alone else table.ranks.sum_at(peer.rank, theirs)
-        if peer.rank == table.ranks.rank:
-            grad_y = theirs
-    factor = scale.to(grad_x.dtype)
-    grad_x, grad_y = grad_x.mul_(factor), grad_y.mul_(factor)
-    return grad_x.to(x.dtype), grad_y.to(y.dtype), grad_scale.to(scale.dtype)
+    """``grad`` times the gradients of the rows, of this rank's columns and of the scale, by those
+    of ``sums`` (``pulls``) and by what the positives cost."""
+    wide = sums.rows.dtype
+    engine = _engine(wide, x.device)
+    factor = scale.to(wide) * grad.to(wide)
+    within, after = _in_range(factor, x.dtype)
+    if (only := table.only_block(y)) is not None:
+        scores = table.compare(x, *only, pull=True) if kept is None else kept
+        found = engine.weights(scores, scale, table.x, table.y, sums, pulls, within)
+        grad_x, grad_y = scores.pull(found.i2t, found.t2i, wide if after is not None else x.dtype)
+        by_scale = found.by_scale
+    else:
+        grad_x, grad_y = torch.zeros_like(x, dtype=wide), torch.zeros_like(y, dtype=wide)
+        by_scale = torch.zeros((), dtype=wide, device=x.device)
+        for peer in table.peers(y):
+            alone = table.ranks.size == 1
+            theirs = grad_y if alone else torch.zeros_like(peer.y, dtype=wide)
+            for block in table.blocks(peer):
+                scores = table.compare(x, peer, block, pull=True)
+                parts = (side.of(block.rows, block.columns) for side in (sums, pulls))
+                found = engine.weights(scores, scale, block.x, block.y, *parts, within)
+                part_x, part_y = scores.pull(found.i2t, found.t2i, wide)
+                grad_x[block.rows] += part_x
+                theirs[block.own_columns] += part_y
+                by_scale += found.by_scale
+            theirs = theirs if alone else table.ranks.sum_at(peer.rank, theirs)
+            if peer.rank == table.ranks.rank:
+                grad_y = theirs
+    if after is not None:
+        grad_x, grad_y = grad_x * after, grad_y * after
+    return grad_x.to(x.dtype), grad_y.to(y.dtype), (by_scale * grad).to(scale.dtype)
+
+
+def _in_range(factor: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """What the gradient of the logits is multiplied by before it is rounded to ``dtype``, and what
+    its products are afterwards: without a factor it is at most 1."""
+    if dtype != torch.float16:
+        return factor, None
+    within = torch.full_like(factor, 2.0**14)
+    return within, factor / within
 
 
 def _exp_gap(part: Tensor, total: Tensor) -> Tensor:
@@ -269,11 +307,22 @@ def _exp_gap(part: Tensor, total: Tensor) -> Tensor:
 
 
 def _engine(wide: torch.dtype, device: torch.device) -> ModuleType:
+    """Where blocks of scores are looked at: in torch operators or by a GPU's kernels."""
     if device.type == "cuda" and wide == torch.float32 and has_triton():
         from intarsia.ops import contrast_gpu
 
         return contrast_gpu
     return contrast_blocks
+
+
+def _even(most: int, total: int) -> int:
+    """The size of a block, all being about as large and, if there is room, a multiple of 128.
+
+    >>> _even(9000, 32768), _even(3, 10)
+    (8192, 3)
+    """
+    size = -(-total // max(1, -(-total // most)))
+    return max(1, min(most, -(-size // 128) * 128)) if most >= 128 else most
 
 
 def _numbers(device: torch.device) -> int:

@@ -13,18 +13,14 @@ from intarsia.ops.matching import fine_grained_scores
 
 class Scores(ABC):
     """``i2t`` and ``t2i`` (G,a,c) of a block; one and the same tensor where the direction makes no
-    difference."""
+    difference. ``kind`` is the type that their gradients are to have."""
 
     def __init__(self, i2t: Tensor, t2i: Tensor, kind: torch.dtype) -> None:
-        self.i2t, self.t2i = i2t, t2i
-        self.kind = kind  # of what is pulled
-        self.unit = (
-            2.0**14 if kind == torch.float16 else 1.0
-        )  # which it is multiplied by, at most 1
+        self.i2t, self.t2i, self.kind = i2t, t2i, kind
 
     @abstractmethod
-    def pull(self, i2t: Tensor, t2i: Tensor, grad_x: Tensor, grad_y: Tensor) -> None:
-        """Add to the vectors' gradients what those of the scores make of them."""
+    def pull(self, i2t: Tensor, t2i: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The gradients of the rows (a,...) and columns (c,...) by those of the scores."""
 
 
 class Comparison(Protocol):
@@ -42,12 +38,12 @@ class AlignedScores(Scores):
         self, x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, *, pull: bool
     ) -> None:
         self.x, self.y = x.transpose(0, 1), y.transpose(0, 1)
-        scores = product(self.x, self.y.mT)
+        scores = product(self.x, self.y.mT, torch.promote_types(x.dtype, torch.float32))
         super().__init__(scores, scores, x.dtype)
 
-    def pull(self, i2t: Tensor, t2i: Tensor, grad_x: Tensor, grad_y: Tensor) -> None:
-        grad_x.add_(product(i2t, self.y).transpose(0, 1), alpha=1 / self.unit)
-        grad_y.add_(product(i2t.mT, self.x).transpose(0, 1), alpha=1 / self.unit)
+    def pull(self, i2t: Tensor, t2i: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        by_row, by_column = product(i2t, self.y, dtype), product(i2t.mT, self.x, dtype)
+        return by_row.transpose(0, 1), by_column.transpose(0, 1)
 
 
 class MatchedScores(Scores):
@@ -62,21 +58,15 @@ class MatchedScores(Scores):
         i2t, t2i = self.scores
         super().__init__(i2t.detach()[None], t2i.detach()[None], i2t.dtype)
 
-    def pull(self, i2t: Tensor, t2i: Tensor, grad_x: Tensor, grad_y: Tensor) -> None:
-        part_x, part_y = torch.autograd.grad(
-            self.scores,
-            [self.x, self.y],
-            [i2t[0], t2i[0]],
-            retain_graph=True,  # a kept block may be asked again
-        )
-        grad_x += part_x
-        grad_y += part_y
+    def pull(self, i2t: Tensor, t2i: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        grad_x, grad_y = torch.autograd.grad(self.scores, [self.x, self.y], [i2t[0], t2i[0]])
+        return grad_x, grad_y
 
 
-def product(left: Tensor, right: Tensor) -> Tensor:
-    """(G,a,b) @ (G,b,c): of 16-bit vectors on a GPU with float32 results."""
-    if not (left.is_cuda and left.itemsize == 2):
+def product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """(G,a,b) @ (G,b,c), summed in float32; on a GPU ``dtype`` is also what comes out."""
+    if not left.is_cuda or left.dtype == dtype:
         return left @ right
     if len(left) == 1:
-        return torch.mm(left[0], right[0], out_dtype=torch.float32)[None]
-    return torch.bmm(left, right, out_dtype=torch.float32)
+        return torch.mm(left[0], right[0], out_dtype=dtype)[None]
+    return torch.bmm(left, right, out_dtype=dtype)

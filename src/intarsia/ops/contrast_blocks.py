@@ -8,33 +8,43 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
     from intarsia.ops.comparisons import Scores
 
 
-class Labels(NamedTuple):
-    """Of rows or of columns (A,): equal ``ids`` are positives, each of which costs ``shares``.
+Labelled = tuple[Tensor, Tensor | None]  # ids (A,) and which of them are real
 
-    Where ``real`` is False there is nothing, neither a positive nor a negative; None = all real.
+
+class Labels(NamedTuple):
+    """Of rows or of columns (A,): equal ``ids`` are positives of one another.
+
+    Each positive costs a half over ``counts``, the positives that a row has among all columns, and
+    over ``num``, the rows that have any. Where ``real`` is False there is nothing, neither a
+    positive nor a negative; None = all real.
     """
 
     ids: Tensor
-    shares: Tensor
+    counts: Tensor
+    num: Tensor
     real: Tensor | None
 
     def of(self, rows: slice) -> Labels:
-        return Labels(
-            self.ids[rows], self.shares[rows], None if self.real is None else self.real[rows]
-        )
+        real = None if self.real is None else self.real[rows]
+        return Labels(self.ids[rows], self.counts[rows], self.num, real)
 
     def free(self) -> Labels:
         """The same, with positives that cost nothing."""
-        return self._replace(shares=torch.zeros_like(self.shares))
+        return self._replace(counts=torch.zeros_like(self.counts))
 
     def meets(self, other: Labels) -> bool:
         return bool(torch.isin(self.ids, other.ids).any())
+
+    def shares(self, dtype: torch.dtype) -> Tensor:
+        share = 0.5 / (self.counts.to(dtype) * self.num)
+        return share.masked_fill(self.counts == 0, 0.0)
 
 
 class Sums(NamedTuple):
@@ -48,8 +58,8 @@ class Sums(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """Sums over the positives of each row (G,A) and of each column (G,C): ``softplus(L - l)`` and
-    its derivative by L."""
+    """What the positives of each row (G,A) and of each column (G,C) cost, share times
+    ``softplus(L - l)``, and the derivative by L."""
 
     rows: Tensor
     row_pulls: Tensor
@@ -67,12 +77,28 @@ class Costs(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The gradient of a block's logits (G,a,c), where both directions are one table also ``t2i``
-    is ``i2t``; and of the scale, a scalar."""
+    """The gradients of a block's logits (G,a,c), one and the same where the scores are; and that of
+    the scale, a scalar."""
 
     i2t: Tensor
     t2i: Tensor
     by_scale: Tensor
+
+
+def counts(ids: Tensor, real: Tensor | None, others: Labelled) -> tuple[Tensor, Tensor]:
+    """How many of ``others`` have each id (A,), and how many ids any have.
+
+    >>> counts(torch.tensor([1, 2, 7]), None, (torch.tensor([2, 1, 2]), None))
+    (tensor([1, 2, 0]), tensor(2))
+    """
+    ordered, order = others[0].sort()
+    there = torch.ones_like(ordered) if others[1] is None else others[1].long()[order]
+    before = F.pad(there.cumsum(0), (1, 0))
+    last, first = (torch.searchsorted(ordered, ids, right=right) for right in (True, False))
+    found = before[last] - before[first]
+    if real is not None:
+        found = found.masked_fill(~real, 0)
+    return found, (found > 0).sum()
 
 
 def negatives(scores: Scores, scale: Tensor, x: Labels, y: Labels) -> tuple[Tensor, Tensor]:
@@ -92,30 +118,39 @@ def positives(scores: Scores, scale: Tensor, x: Labels, y: Labels, sums: Sums) -
     """What the positives cost, given the ``sums`` of all their negatives."""
     r, c = _positives(x, y)
     costs = Costs.none(sums)
-    for side, where, table, total, pulls in (
-        (sums.rows, r, scores.i2t, costs.rows, costs.row_pulls),
-        (sums.columns, c, scores.t2i, costs.columns, costs.column_pulls),
+    for side, labels, where, table, total, pulls in (
+        (sums.rows, x, r, scores.i2t, costs.rows, costs.row_pulls),
+        (sums.columns, y, c, scores.t2i, costs.columns, costs.column_pulls),
     ):
+        share = labels.shares(side.dtype)[where]
         gap = side[:, where] - _logits(table[:, r, c], scale)
-        total.index_add_(1, where, gap.logaddexp(torch.zeros_like(gap)))
-        pulls.index_add_(1, where, gap.sigmoid())
+        total.index_add_(1, where, gap.logaddexp(torch.zeros_like(gap)) * share)
+        pulls.index_add_(1, where, gap.sigmoid() * share)
     return costs
 
 
 def weights(
-    scores: Scores, scale: Tensor, x: Labels, y: Labels, sums: Sums, pulls: Sums
+    scores: Scores,
+    scale: Tensor,
+    x: Labels,
+    y: Labels,
+    sums: Sums,
+    pulls: Sums,
+    factor: Tensor,
 ) -> Weights:
-    """The gradient of the block's logits by those of ``sums`` and by the positives' shares."""
+    """``factor`` times the gradient of the block's logits by those of ``sums`` and by what the
+    positives cost."""
     r, c = _positives(x, y)
     real = _real(x, y)
     tables = []
-    for side, pull, shares, where, table, axis in (
-        (sums.rows, pulls.rows, x.shares, r, scores.i2t, 2),
-        (sums.columns, pulls.columns, y.shares, c, scores.t2i, 1),
+    for side, pull, labels, where, table, axis in (
+        (sums.rows, pulls.rows, x, r, scores.i2t, 2),
+        (sums.columns, pulls.columns, y, c, scores.t2i, 1),
     ):
         base = side.masked_fill(side.isneginf(), 0.0)  # nothing there: no weights
         logits = _logits(table, scale)
-        hits = (side[:, where] - logits[:, r, c]).sigmoid() * shares[where]
+        share = labels.shares(side.dtype)[where]
+        hits = (side[:, where] - logits[:, r, c]).sigmoid() * share
         weight = logits.sub_(base.unsqueeze(axis)).exp_().mul_(pull.unsqueeze(axis))
         weight[:, r, c] = -hits
         tables.append(weight if real is None else weight.masked_fill_(~real, 0.0))
@@ -125,9 +160,9 @@ def weights(
         by_scale = _dot(i2t, scores.i2t)
     else:
         by_scale = _dot(i2t, scores.i2t) + _dot(t2i, scores.t2i)
-    if scores.unit != 1:
-        i2t, t2i = i2t * scores.unit, t2i * scores.unit
-    return Weights(i2t.to(scores.kind), t2i.to(scores.kind), by_scale)
+        t2i = t2i.mul_(factor).to(scores.kind)
+    i2t = i2t.mul_(factor).to(scores.kind)
+    return Weights(i2t, i2t if scores.i2t is scores.t2i else t2i, by_scale)
 
 
 def _logits(scores: Tensor, scale: Tensor) -> Tensor:

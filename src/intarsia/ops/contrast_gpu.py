@@ -13,14 +13,33 @@ import triton
 from torch import Tensor
 
 from intarsia.ops import contrast_kernels as kernels
-from intarsia.ops.contrast_blocks import Costs, Labels, Sums, Weights
+from intarsia.ops.contrast_blocks import Costs, Labelled, Labels, Sums, Weights
 from intarsia.ops.devices import processors_of
 
 if TYPE_CHECKING:
     from intarsia.ops.comparisons import Scores
 
 PROGRAMS = 8  # of a processor that are wanted
-WARPS = 8  # of a program
+
+
+def counts(ids: Tensor, real: Tensor | None, others: Labelled) -> tuple[Tensor, Tensor]:
+    """How many of ``others`` have each id (A,), and how many ids any have."""
+    found = torch.empty_like(ids, dtype=torch.int32)
+    num = torch.zeros((), dtype=torch.int32, device=ids.device)
+    others_ids, others_real = others
+    masks = (ids if real is None else real), (others_ids if others_real is None else others_real)
+    kernels.count[(triton.cdiv(len(ids), kernels.ROWS.value),)](
+        ids,
+        masks[0],
+        others_ids,
+        masks[1],
+        found,
+        num,
+        len(ids),
+        len(others_ids),
+        MASKED=real is not None,
+    )
+    return found, num
 
 
 def negatives(scores: Scores, scale: Tensor, x: Labels, y: Labels) -> tuple[Tensor, Tensor]:
@@ -29,9 +48,15 @@ def negatives(scores: Scores, scale: Tensor, x: Labels, y: Labels) -> tuple[Tens
     rows = scores.i2t.new_empty((shape.groups, shape.strips, shape.rows))
     columns = scores.i2t.new_empty((shape.groups, shape.row_blocks, shape.columns))
     kernels.negatives[shape.grid](
-        *_inputs(scores, scale, x, y), rows, columns, *shape.sizes, **_options(scores, x)
+        *_inputs(scores, scale, x, y),
+        rows,
+        columns,
+        *shape.sizes,
+        **_options(scores, x),
+        num_warps=8,
+        maxnreg=128,
     )
-    return rows.logsumexp(1), columns.logsumexp(1)
+    return _log_sum_exp(rows), _log_sum_exp(columns)
 
 
 def positives(scores: Scores, scale: Tensor, x: Labels, y: Labels, sums: Sums) -> Costs:
@@ -42,18 +67,57 @@ def positives(scores: Scores, scale: Tensor, x: Labels, y: Labels, sums: Sums) -
     kernels.positives[shape.grid](
         *_inputs(scores, scale, x, y),
         *(side.contiguous() for side in sums),
+        *(x.counts, y.counts, x.num, y.num),
         rows,
         columns,
         *shape.sizes,
         **_options(scores, x),
+        num_warps=16,
     )
     return Costs(*rows.sum(1).unbind(1), *columns.sum(1).unbind(1))
 
 
+def aligned_positives(
+    x: Tensor, y: Tensor, scale: Tensor, x_labels: Labels, y_labels: Labels, sums: Sums
+) -> Costs:
+    """:func:`positives` of the k-th vectors of rows (A,G,D) with the k-th of columns (C,G,D),
+    where their scores are not at hand."""
+    rows, groups, width = x.shape
+    row_blocks = triton.cdiv(rows, kernels.ROWS.value)
+    row_costs = x.new_empty((groups, 2, rows), dtype=torch.float32)
+    column_costs = x.new_zeros((groups, row_blocks, 2, len(y)), dtype=torch.float32)
+    kernels.aligned_positives[(groups * row_blocks,)](
+        x,
+        y,
+        scale.float(),
+        *_labels(x_labels, y_labels),
+        *(side.contiguous() for side in sums),
+        *(x_labels.counts, y_labels.counts, x_labels.num, y_labels.num),
+        row_costs,
+        column_costs,
+        rows,
+        len(y),
+        width,
+        *x.stride()[:2],
+        *y.stride()[:2],
+        MASKED=x_labels.real is not None,
+        FEW=128,
+        DEPTH=64,
+    )
+    return Costs(*row_costs.unbind(1), *column_costs.sum(1).unbind(1))
+
+
 def weights(
-    scores: Scores, scale: Tensor, x: Labels, y: Labels, sums: Sums, pulls: Sums
+    scores: Scores,
+    scale: Tensor,
+    x: Labels,
+    y: Labels,
+    sums: Sums,
+    pulls: Sums,
+    factor: Tensor,
 ) -> Weights:
-    """The gradient of the block's logits by those of ``sums`` and by the positives' shares."""
+    """``factor`` times the gradient of the block's logits by those of ``sums`` and by what the
+    positives cost."""
     shape, same = _Shape(scores), scores.i2t is scores.t2i
     i2t = torch.empty_like(scores.i2t, dtype=scores.kind)
     t2i = i2t if same else torch.empty_like(i2t)
@@ -61,16 +125,28 @@ def weights(
     kernels.weights[shape.grid](
         *_inputs(scores, scale, x, y),
         *(side.contiguous() for side in (*sums, *pulls)),
-        x.shares,
-        y.shares,
+        *(x.counts, y.counts, x.num, y.num),
         i2t,
         t2i,
         by_scale,
+        factor,
         *shape.sizes,
-        scores.unit,
         **_options(scores, x),
+        num_warps=16,
     )
     return Weights(i2t, t2i, by_scale.sum())
+
+
+def _log_sum_exp(parts: Tensor) -> Tensor:
+    """(G,K,N) -> (G,N)."""
+    groups, num, size = parts.shape
+    if num == 1:
+        return parts[:, 0]
+    total = parts.new_empty((groups, size))
+    kernels.log_sum_exp[(groups * triton.cdiv(size, 64),)](
+        parts, total, num, size, PARTS=min(32, triton.next_power_of_2(num)), SIZE=64
+    )
+    return total
 
 
 class _Shape:
@@ -88,10 +164,17 @@ class _Shape:
 
 
 def _inputs(scores: Scores, scale: Tensor, x: Labels, y: Labels) -> tuple[Tensor, ...]:
-    x_real, y_real = (side.ids if side.real is None else side.real for side in (x, y))
     tables = scores.i2t.contiguous(), scores.t2i.contiguous()
-    return *tables, scale.float(), x.ids, y.ids, x_real, y_real
+    return *tables, scale.float(), *_labels(x, y)
+
+
+def _labels(x: Labels, y: Labels) -> tuple[Tensor, ...]:
+    x_real, y_real = (side.ids if side.real is None else side.real for side in (x, y))
+    return x.ids, y.ids, x_real, y_real
 
 
 def _options(scores: Scores, x: Labels) -> dict[str, Any]:
-    return {"MASKED": x.real is not None, "SAME": scores.i2t is scores.t2i, "num_warps": WARPS}
+    return {
+        "MASKED": x.real is not None,
+        "SAME": scores.i2t is scores.t2i,
+    }

@@ -11,10 +11,26 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-ROWS = tl.constexpr(32)
-COLUMNS = tl.constexpr(128)
+ROWS = tl.constexpr(16)
+COLUMNS = tl.constexpr(512)
 LN_2 = tl.constexpr(0.6931471805599453)
 LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def count(ids, real, others, others_real, counts, num, rows, columns, MASKED: tl.constexpr):
+    """How many of ``others`` (columns,) have the id of each row, and to ``num`` the rows that have
+    any."""
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    own = tl.load(ids + r, mask=r < rows, other=0)
+    found = tl.zeros([ROWS], tl.int32)
+    for start in range(0, columns, COLUMNS):
+        c = start + tl.arange(0, COLUMNS)
+        there = _real(others_real, c, c < columns, MASKED)
+        found += tl.sum(tl.where(there[None], _same(own, others, c, columns), 0), 1)
+    found = tl.where(_real(real, r, r < rows, MASKED), found, 0)
+    tl.store(counts + r, found, mask=r < rows)
+    tl.atomic_add(num, tl.sum((found > 0).to(tl.int32), 0))
 
 
 @triton.jit
@@ -34,34 +50,61 @@ def negatives(
     MASKED: tl.constexpr,
     SAME: tl.constexpr,
 ):
-    """Log-sum-exp of the negatives of each row within a strip, and of each of its columns."""
+    """Log-sum-exp of the negatives of each row within a strip, and of each of its columns.
+
+    A thread has four neighbouring columns of every row: what it finds of a row it keeps until the
+    strip ends, and a column's part is whole inside of it.
+    """
     group, r, start, stop = _strip(rows, columns, strip)
     high = tl.load(scale) * LOG2_E
-    r_inside = r < rows
-    ids = tl.load(x_ids + r, mask=r_inside, other=0)
-    row_real = _real(x_real, r, r_inside, MASKED)
+    ids = tl.load(x_ids + r, mask=r < rows, other=0)
+    row_real = _real(x_real, r, r < rows, MASKED)
     line = group.to(tl.int64) * rows * columns + r.to(tl.int64) * columns
-    top = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
+    top = tl.full([ROWS, COLUMNS // 4], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS, COLUMNS // 4], tl.float32)
     for c0 in range(start, stop, COLUMNS):
         c = c0 + tl.arange(0, COLUMNS)
-        hidden = _same(ids, y_ids, c, columns)
-        wrong = row_real[:, None] & _real(y_real, c, c < columns, MASKED)[None] & (hidden == 0)
-        logits = _logits(i2t, line, c, wrong, high)
-        new_top = tl.maximum(top, tl.max(logits, 1))
+        inside = (r < rows)[:, None] & (c < columns)[None]
+        wrong = row_real[:, None] & _real(y_real, c, c < columns, MASKED)[None]
+        wrong = wrong & (_same(ids, y_ids, c, columns) == 0)
+        logits = _logits(i2t, line, c, inside, wrong, high)
+        fours = tl.reshape(logits, [ROWS, COLUMNS // 4, 4])
+        new_top = tl.maximum(top, tl.max(fours, 2))
         base = _finite(new_top)
-        total = total * tl.exp2(top - base) + tl.sum(tl.exp2(logits - base[:, None]), 1)
+        total = total * tl.exp2(top - base) + tl.sum(tl.exp2(fours - base[:, :, None]), 2)
         top = new_top
         if not SAME:
-            logits = _logits(t2i, line, c, wrong, high)
-        column_top = tl.max(logits, 0)
-        base = _finite(column_top)
-        column_total = tl.sum(tl.exp2(logits - base[None]), 0)
+            logits = _logits(t2i, line, c, inside, wrong, high)
+        base = _finite(tl.max(logits, 0))
+        column = tl.log2(tl.sum(tl.exp2(logits - base[None]), 0)) + base
         place = (group * tl.cdiv(rows, ROWS) + _row_block(rows, columns, strip)) * columns + c
-        tl.store(column_sums + place, (tl.log2(column_total) + base) * LN_2, mask=c < columns)
-    strips = tl.cdiv(columns, strip)
-    place = (group * strips + start // strip) * rows + r
-    tl.store(row_sums + place, (tl.log2(total) + _finite(top)) * LN_2, mask=r_inside)
+        tl.store(column_sums + place, column * LN_2, mask=c < columns)
+    base = _finite(tl.max(top, 1))
+    whole = tl.log2(tl.sum(total * tl.exp2(top - base[:, None]), 1)) + base
+    place = (group * tl.cdiv(columns, strip) + start // strip) * rows + r
+    tl.store(row_sums + place, whole * LN_2, mask=r < rows)
+
+
+@triton.jit
+def log_sum_exp(parts, total, num_parts, size, PARTS: tl.constexpr, SIZE: tl.constexpr):
+    """(G,num_parts,size) -> (G,size), -inf where all are."""
+    blocks = tl.cdiv(size, SIZE)
+    group = (tl.program_id(0) // blocks).to(tl.int64)
+    place = (tl.program_id(0) % blocks) * SIZE + tl.arange(0, SIZE)
+    top = tl.full([PARTS, SIZE], float("-inf"), tl.float32)
+    found = tl.zeros([PARTS, SIZE], tl.float32)
+    for start in range(0, num_parts, PARTS):
+        part = start + tl.arange(0, PARTS)[:, None]
+        inside = (part < num_parts) & (place < size)[None]
+        source = parts + (group * num_parts + part) * size + place[None]
+        numbers = tl.load(source, mask=inside, other=float("-inf")) * LOG2_E
+        new_top = tl.maximum(top, numbers)
+        base = _finite(new_top)
+        found = found * tl.exp2(top - base) + tl.exp2(numbers - base)
+        top = new_top
+    base = _finite(tl.max(top, 0))
+    whole = tl.log2(tl.sum(found * tl.exp2(top - base[None]), 0)) + base
+    tl.store(total + group * size + place, whole * LN_2, mask=place < size)
 
 
 @triton.jit
@@ -75,8 +118,12 @@ def positives(
     y_real,
     row_lse,  # (G,a) float32: of all negatives
     column_lse,  # (G,c)
-    row_costs,  # (G,strips,2,a) float32, zero
-    column_costs,  # (G,a/ROWS,2,c)
+    x_counts,  # (a,) int32
+    y_counts,
+    x_num,  # () int32
+    y_num,
+    row_costs,  # (G,strips,2,a) float32
+    column_costs,  # (G,a/ROWS,2,c), zero
     rows,
     columns,
     strip,
@@ -91,6 +138,7 @@ def positives(
     ids = tl.load(x_ids + r, mask=r_inside, other=0)
     row_real = _real(x_real, r, r_inside, MASKED)
     by_row = tl.load(row_lse + group * rows + r, mask=r_inside, other=0.0)
+    row_share = _share(x_counts, x_num, r, r_inside)
     line = group.to(tl.int64) * rows * columns + r.to(tl.int64) * columns
     cost, pull = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     for c0 in range(start, stop, COLUMNS):
@@ -99,21 +147,91 @@ def positives(
         hits = row_real[:, None] & _real(y_real, c, c < columns, MASKED)[None] & (hits > 0)
         if tl.max(hits.to(tl.int32)) > 0:
             by_column = tl.load(column_lse + group * columns + c, mask=c < columns, other=0.0)
-            logits = _logits(i2t, line, c, hits, high)
+            inside = r_inside[:, None] & (c < columns)[None]
+            logits = _logits(i2t, line, c, inside, hits, high)
             gap, slope = _cost(by_row[:, None] * LOG2_E - logits, hits)
             cost += tl.sum(gap, 1)
             pull += tl.sum(slope, 1)
             if not SAME:
-                logits = _logits(t2i, line, c, hits, high)
+                logits = _logits(t2i, line, c, inside, hits, high)
             gap, slope = _cost(by_column[None] * LOG2_E - logits, hits)
-            place = (
-                group * tl.cdiv(rows, ROWS) + _row_block(rows, columns, strip)
-            ) * 2 * columns + c
-            tl.store(column_costs + place, tl.sum(gap, 0), mask=c < columns)
-            tl.store(column_costs + place + columns, tl.sum(slope, 0), mask=c < columns)
+            share = _share(y_counts, y_num, c, c < columns)
+            strip_row = group * tl.cdiv(rows, ROWS) + _row_block(rows, columns, strip)
+            place = strip_row * 2 * columns + c
+            tl.store(column_costs + place, tl.sum(gap, 0) * share, mask=c < columns)
+            tl.store(column_costs + place + columns, tl.sum(slope, 0) * share, mask=c < columns)
     place = (group * tl.cdiv(columns, strip) + start // strip) * 2 * rows + r
-    tl.store(row_costs + place, cost, mask=r_inside)
-    tl.store(row_costs + place + rows, pull, mask=r_inside)
+    tl.store(row_costs + place, cost * row_share, mask=r_inside)
+    tl.store(row_costs + place + rows, pull * row_share, mask=r_inside)
+
+
+@triton.jit
+def aligned_positives(
+    x,  # (a,G,D)
+    y,  # (c,G,D)
+    scale,
+    x_ids,
+    y_ids,
+    x_real,
+    y_real,
+    row_lse,
+    column_lse,
+    x_counts,
+    y_counts,
+    x_num,
+    y_num,
+    row_costs,  # (G,1,2,a) float32
+    column_costs,  # (G,a/ROWS,2,c), zero
+    rows,
+    columns,
+    width,
+    x_stride_r,
+    x_stride_g,
+    y_stride_c,
+    y_stride_g,
+    MASKED: tl.constexpr,
+    FEW: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """:func:`positives` from the vectors themselves: tiles without any are not even multiplied."""
+    row_blocks = tl.cdiv(rows, ROWS)
+    row_block, group = tl.program_id(0) % row_blocks, tl.program_id(0) // row_blocks
+    r = row_block * ROWS + tl.arange(0, ROWS)
+    high = tl.load(scale) * LOG2_E
+    ids = tl.load(x_ids + r, mask=r < rows, other=0)
+    row_real = _real(x_real, r, r < rows, MASKED)
+    by_row = tl.load(row_lse + group * rows + r, mask=r < rows, other=0.0)
+    cost, pull = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
+    depth = tl.arange(0, DEPTH)
+    left = x + group.to(tl.int64) * x_stride_g + r.to(tl.int64)[:, None] * x_stride_r
+    for start in range(0, columns, FEW):
+        c = start + tl.arange(0, FEW)
+        hits = _same(ids, y_ids, c, columns) > 0
+        hits = hits & row_real[:, None] & _real(y_real, c, c < columns, MASKED)[None]
+        if tl.max(hits.to(tl.int32)) > 0:
+            right = y + group.to(tl.int64) * y_stride_g + c.to(tl.int64)[None] * y_stride_c
+            logits = tl.zeros([ROWS, FEW], tl.float32)
+            for d0 in range(0, width, DEPTH):
+                d = d0 + depth
+                own = (r < rows)[:, None] & (d < width)[None]
+                theirs = (c < columns)[None] & (d < width)[:, None]
+                a = tl.load(left + d[None], mask=own, other=0.0)
+                b = tl.load(right + d[:, None], mask=theirs, other=0.0)
+                logits = tl.dot(a, b, logits, input_precision="ieee")
+            logits = tl.where(hits, logits * high, float("-inf"))
+            gap, slope = _cost(by_row[:, None] * LOG2_E - logits, hits)
+            cost += tl.sum(gap, 1)
+            pull += tl.sum(slope, 1)
+            by_column = tl.load(column_lse + group * columns + c, mask=c < columns, other=0.0)
+            gap, slope = _cost(by_column[None] * LOG2_E - logits, hits)
+            share = _share(y_counts, y_num, c, c < columns)
+            place = (group * row_blocks + row_block) * 2 * columns + c
+            tl.store(column_costs + place, tl.sum(gap, 0) * share, mask=c < columns)
+            tl.store(column_costs + place + columns, tl.sum(slope, 0) * share, mask=c < columns)
+    share = _share(x_counts, x_num, r, r < rows)
+    place = group * 2 * rows + r
+    tl.store(row_costs + place, cost * share, mask=r < rows)
+    tl.store(row_costs + place + rows, pull * share, mask=r < rows)
 
 
 @triton.jit
@@ -129,19 +247,21 @@ def weights(
     column_lse,
     row_pulls,  # (G,a) float32: gradients of ``row_lse``
     column_pulls,
-    row_shares,  # (a,) float32
-    column_shares,  # (c,)
+    x_counts,  # (a,) int32
+    y_counts,
+    x_num,  # () int32
+    y_num,
     i2t_weights,  # (G,a,c), written
     t2i_weights,
     by_scale,  # (G,a/ROWS,strips) float32, written
+    factor,  # () float32
     rows,
     columns,
     strip,
-    unit,
     MASKED: tl.constexpr,
     SAME: tl.constexpr,
 ):
-    """The gradient of the logits, ``unit`` times, and its product with the scores."""
+    """The gradient of the logits, ``factor`` times, and without it its product with the scores."""
     group, r, start, stop = _strip(rows, columns, strip)
     high = tl.load(scale) * LOG2_E
     r_inside = r < rows
@@ -149,8 +269,9 @@ def weights(
     row_real = _real(x_real, r, r_inside, MASKED)
     row_base = tl.load(row_lse + group * rows + r, mask=r_inside, other=0.0) * LOG2_E
     row_pull = tl.load(row_pulls + group * rows + r, mask=r_inside, other=0.0)
-    row_share = tl.load(row_shares + r, mask=r_inside, other=0.0)
+    row_share = _share(x_counts, x_num, r, r_inside)
     line = group.to(tl.int64) * rows * columns + r.to(tl.int64) * columns
+    times = tl.load(factor)
     total = tl.zeros([ROWS], tl.float32)
     for c0 in range(start, stop, COLUMNS):
         c = c0 + tl.arange(0, COLUMNS)
@@ -160,11 +281,12 @@ def weights(
         base = tl.load(column_lse + group * columns + c, mask=c_inside, other=0.0)
         base = base * LOG2_E
         pull = tl.load(column_pulls + group * columns + c, mask=c_inside, other=0.0)
-        share = tl.load(column_shares + c, mask=c_inside, other=0.0)
+        share = _share(y_counts, y_num, c, c_inside)
         hits = real & hits
         any_hit = tl.max(hits.to(tl.int32)) > 0
+        inside = r_inside[:, None] & c_inside[None]
         target = line[:, None] + c[None]
-        scores = tl.load(i2t + target, mask=real, other=0.0)
+        scores = tl.load(i2t + target, mask=inside, other=0.0)
         logits = scores * high
         weight = row_pull[:, None] * tl.exp2(logits - row_base[:, None])
         if SAME:
@@ -176,18 +298,17 @@ def weights(
             weight = tl.where(hits, -cost, weight)
         weight = tl.where(real, weight, 0.0)
         total += tl.sum(weight * scores, 1)
-        inside = r_inside[:, None] & c_inside[None]
-        weight = (weight * unit).to(i2t_weights.dtype.element_ty)
+        weight = (weight * times).to(i2t_weights.dtype.element_ty)
         tl.store(i2t_weights + target, weight, mask=inside)
         if not SAME:
-            scores = tl.load(t2i + target, mask=real, other=0.0)
+            scores = tl.load(t2i + target, mask=inside, other=0.0)
             logits = scores * high
             weight = pull[None] * tl.exp2(logits - base[None])
             if any_hit:
                 weight = tl.where(hits, -share[None] * _slope(base[None] - logits), weight)
             weight = tl.where(real, weight, 0.0)
             total += tl.sum(weight * scores, 1)
-            weight = (weight * unit).to(t2i_weights.dtype.element_ty)
+            weight = (weight * times).to(t2i_weights.dtype.element_ty)
             tl.store(t2i_weights + target, weight, mask=inside)
     tl.store(by_scale + tl.program_id(0), tl.sum(total, 0))
 
@@ -222,10 +343,17 @@ def _same(ids, y_ids, c, columns):
 
 
 @triton.jit
-def _logits(scores, line, c, inside, high):
-    """(ROWS,COLUMNS) in units of log 2, -inf where not ``inside``."""
+def _logits(scores, line, c, inside, wanted, high):
+    """(ROWS,COLUMNS) in units of log 2, -inf where not ``wanted``."""
     numbers = tl.load(scores + line[:, None] + c[None], mask=inside, other=0.0)
-    return tl.where(inside, numbers * high, float("-inf"))
+    return tl.where(wanted, numbers * high, float("-inf"))
+
+
+@triton.jit
+def _share(counts, num, place, inside):
+    """What each positive of a row costs it."""
+    found = tl.load(counts + place, mask=inside, other=0).to(tl.float32)
+    return tl.where(found > 0, 0.5 / (found * tl.load(num).to(tl.float32)), 0.0)
 
 
 @triton.jit

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from intarsia.errors import ShapeError, unknown
-from intarsia.ops.blockwise import Table, contrast, negatives_of
+from intarsia.ops.blockwise import Table, contrast, labelled, negatives_of
 from intarsia.ops.comparisons import AlignedScores, MatchedScores
 from intarsia.ops.contrast_blocks import Labels, Sums
 from intarsia.ops.ranks import ALONE, Ranks, current_ranks
@@ -158,8 +158,9 @@ def _within_pairs(vectors: Tensor, ranks: Ranks) -> Table:
     """Each position against the others of its own pair: M rows, M columns, B groups."""
     batch, num, _ = vectors.shape
     positions = torch.arange(num, device=vectors.device)
-    count = ranks.sum(vectors.new_tensor(float(batch), dtype=torch.float64))
-    labels = Labels(positions, (0.5 / count).expand(num).to(vectors.dtype), None)
+    ones = torch.ones_like(positions, dtype=torch.int32)
+    pairs = ranks.sum(ones[:1].sum() * batch)
+    labels = Labels(positions, ones, pairs.to(torch.int32), None)
     return Table(AlignedScores, batch, labels, labels, ALONE)
 
 
@@ -169,39 +170,22 @@ def _labels(x: Tensor, ids: Positives, real: Masks, ranks: Ranks) -> tuple[Label
     A row's positives share the row, and the rows that have any share half of the loss; so do the
     columns.
     """
-    x_ids, y_ids = (ranks.gather(side) for side in ids)
+    x_parts = ranks.gather(ids[0])
+    own, x_ids, y_ids = ranks.own(x_parts), _whole(x_parts), _whole(ranks.gather(ids[1]))
     x_real, y_real = (
-        None if alike is None else torch.cat(ranks.gather(alike.long())).bool() for alike in real
+        None if side is None else _whole(ranks.gather(side.long())).bool() for side in real
     )
-    own = ranks.own(x_ids)
-    x_all, y_all = torch.cat(x_ids), torch.cat(y_ids)
-    wide = torch.promote_types(x.dtype, torch.float32)
-    x_shares = _shares(x_all, x_real, y_all, y_real).to(wide)[own]
-    y_shares = _shares(y_all, y_real, x_all, x_real).to(wide)
     if x_real is None and y_real is not None:
-        x_real = torch.ones_like(x_all, dtype=torch.bool)
+        x_real = torch.ones_like(x_ids, dtype=torch.bool)
     if y_real is None and x_real is not None:
-        y_real = torch.ones_like(y_all, dtype=torch.bool)
-    x_own_real = None if x_real is None else x_real[own]
-    return Labels(x_all[own], x_shares, x_own_real), Labels(y_all, y_shares, y_real)
+        y_real = torch.ones_like(y_ids, dtype=torch.bool)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    x_labels, y_labels = labelled((x_ids, x_real), (y_ids, y_real), wide)
+    return x_labels.of(own), y_labels
 
 
-def _shares(ids: Tensor, real: Tensor | None, among: Tensor, among_real: Tensor | None) -> Tensor:
-    """What each positive of a row costs it, (A,) float64: a half over the row's positives and over
-    the rows that have any.
-
-    >>> _shares(torch.tensor([1, 2, 7]), None, torch.tensor([2, 1, 2]), None)
-    tensor([0.2500, 0.1250, 0.0000], dtype=torch.float64)
-    """
-    ordered, order = among.sort()
-    there = torch.ones_like(among) if among_real is None else among_real.long()[order]
-    before = F.pad(there.cumsum(0), (1, 0))
-    last, first = (torch.searchsorted(ordered, ids, right=right) for right in (True, False))
-    count = before[last] - before[first]
-    if real is not None:
-        count = count.masked_fill(~real, 0)
-    share = 0.5 / (count * (count > 0).sum()).double()
-    return share.masked_fill(count == 0, 0.0)
+def _whole(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _ids(x: Tensor, y: Tensor, positives: Positives | None, ranks: Ranks) -> Positives:

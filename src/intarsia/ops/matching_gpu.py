@@ -23,7 +23,7 @@ from intarsia.ops.matching_plan import ALIGNED, Plan, Rows, both_blocks, padded,
 CHUNK = 32  # vectors of a text whose maxima one program holds: more would spill
 WRITTEN = 12  # and whose weights it writes
 COMBINED = 64  # vectors whose keys are combined at once
-REGISTERS = 128  # of a thread, so that a processor holds 16 warps
+REGISTERS = 168  # of a thread, so that a processor holds 12 warps
 WARPS = 16  # of a processor that are wanted
 FEWEST = 8  # vectors of a picture a program, or what is combined outgrows what is read
 

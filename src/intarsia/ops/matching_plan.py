@@ -85,7 +85,7 @@ def plans(x: Side, y: Side) -> tuple[Plan, Plan]:
 def both_blocks(x: Plan, y: Plan) -> tuple[Iterator[Rows], list[Rows]]:
     """Blocks of similarities as square as they can be, of a small part of the device's memory."""
     vectors = x.side.vectors
-    numbers = max(2**16, memory_of(vectors.device) // 256 // vectors.itemsize)
+    numbers = max(2**16, memory_of(vectors.device) // 128 // vectors.itemsize)
     x_vectors = len(x.side.counts) * max(1, x.side.most)
     columns = max(math.isqrt(numbers), numbers // max(1, x_vectors))
     y_blocks = list(y.blocks(columns, aligned=ALIGNED))
