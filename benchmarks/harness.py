@@ -28,6 +28,7 @@ from intarsia.ops.matching import fine_grained_scores
 
 RESULTS = Path(__file__).parent / "results"
 FILLED = 0.01  # seconds of one measurement on a GPU, which quicker runs fill by being called again
+ASLEEP = 2**26  # cycles that a GPU sleeps first, some 40 ms: its queue is full when it wakes
 Run = Callable[[], object]
 Row = dict[str, Any]
 
@@ -156,8 +157,10 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of each run in each round, after one round that does not count.
 
-    On a GPU a run quicker than ``FILLED`` is called several times each round, and its seconds are
-    those of one call. After ``budget`` seconds there is no further round, but three at least.
+    On a GPU the seconds are the device's: calls are enqueued while it sleeps, as a step's kernels
+    are behind those before them, so that launching them takes none of its time. A run quicker than
+    ``FILLED`` is called several times each round, and its seconds are those of one call. After
+    ``budget`` seconds there is no further round, but three at least.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     often = dict.fromkeys(runs, 1)
@@ -168,7 +171,7 @@ def interleaved(
         for name, call in runs.items():
             seconds[name].append(_timed(call, often[name], device))
             if device != "cpu" and not done:
-                often[name] = max(1, min(20, int(FILLED / max(seconds[name][0], 1e-6))))
+                often[name] = max(1, min(8, int(FILLED / max(seconds[name][0], 1e-6))))
     return {name: taken[1:] for name, taken in seconds.items()}
 
 
@@ -248,6 +251,7 @@ def _timed(call: Run, times: int, device: str) -> float:
         return (time.perf_counter() - start) / times
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
+    torch.cuda._sleep(ASLEEP)
     begin.record()
     for _ in range(times):
         call()

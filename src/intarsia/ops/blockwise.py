@@ -142,8 +142,9 @@ def negatives_of(x: Tensor, y: Tensor, scale: Tensor, table: Table) -> Sums:
 def labelled(x: Labelled, y: Labelled, wide: torch.dtype) -> tuple[Labels, Labels]:
     """Rows and columns with the numbers of their positives."""
     counts = _engine(wide, x[0].device).counts
-    x_counts, x_num = counts(*x, y)
     alike = x[0] is y[0] and x[1] is y[1]
+    x, y = ((ids.contiguous(), None if real is None else real.contiguous()) for ids, real in (x, y))
+    x_counts, x_num = counts(*x, y)
     y_counts, y_num = (x_counts, x_num) if alike else counts(*y, x)
     return Labels(x[0], x_counts, x_num, x[1]), Labels(y[0], y_counts, y_num, y[1])
 
@@ -216,9 +217,8 @@ def _sums(
     for peer in table.peers(y):
         for block in table.blocks(peer):
             scores = table.compare(x, peer, block, pull=False)
-            by_row, by_column = engine.negatives(scores, scale, block.x, block.y)
-            torch.logaddexp(rows[:, block.rows], by_row, out=rows[:, block.rows])
-            torch.logaddexp(columns[:, block.columns], by_column, out=columns[:, block.columns])
+            so_far = Sums(rows[:, block.rows], columns[:, block.columns])
+            engine.add_negatives(scores, scale, block.x, block.y, so_far)
     return Sums(rows, columns), None
 
 
@@ -269,10 +269,10 @@ def _pulled(
         scores = table.compare(x, *only, pull=True) if kept is None else kept
         found = engine.weights(scores, scale, table.x, table.y, sums, pulls, within)
         grad_x, grad_y = scores.pull(found.i2t, found.t2i, wide if after is not None else x.dtype)
-        by_scale = found.by_scale
+        by_scale = [found.by_scale]
     else:
         grad_x, grad_y = torch.zeros_like(x, dtype=wide), torch.zeros_like(y, dtype=wide)
-        by_scale = torch.zeros((), dtype=wide, device=x.device)
+        by_scale = [torch.zeros(1, dtype=wide, device=x.device)]
         for peer in table.peers(y):
             alone = table.ranks.size == 1
             theirs = grad_y if alone else torch.zeros_like(peer.y, dtype=wide)
@@ -280,16 +280,16 @@ def _pulled(
                 scores = table.compare(x, peer, block, pull=True)
                 parts = (side.of(block.rows, block.columns) for side in (sums, pulls))
                 found = engine.weights(scores, scale, block.x, block.y, *parts, within)
-                part_x, part_y = scores.pull(found.i2t, found.t2i, wide)
-                grad_x[block.rows] += part_x
-                theirs[block.own_columns] += part_y
-                by_scale += found.by_scale
+                grads = grad_x[block.rows], theirs[block.own_columns]
+                scores.add_pull(found.i2t, found.t2i, *grads)
+                by_scale.append(found.by_scale)
             theirs = theirs if alone else table.ranks.sum_at(peer.rank, theirs)
             if peer.rank == table.ranks.rank:
                 grad_y = theirs
     if after is not None:
         grad_x, grad_y = grad_x * after, grad_y * after
-    return grad_x.to(x.dtype), grad_y.to(y.dtype), (by_scale * grad).to(scale.dtype)
+    grad_scale = torch.cat(by_scale).sum() * grad
+    return grad_x.to(x.dtype), grad_y.to(y.dtype), grad_scale.to(scale.dtype)
 
 
 def _in_range(factor: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -326,4 +326,4 @@ def _even(most: int, total: int) -> int:
 
 
 def _numbers(device: torch.device) -> int:
-    return BLOCK_NUMBERS if device.type == "cpu" else memory_of(device) // 512 // 4
+    return BLOCK_NUMBERS if device.type == "cpu" else memory_of(device) // 320 // 4

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from intarsia.ops.matching import fine_grained_scores
+from intarsia.ops.products import add_product, product
 
 
 class Scores(ABC):
@@ -21,6 +22,12 @@ class Scores(ABC):
     @abstractmethod
     def pull(self, i2t: Tensor, t2i: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The gradients of the rows (a,...) and columns (c,...) by those of the scores."""
+
+    def add_pull(self, i2t: Tensor, t2i: Tensor, grad_x: Tensor, grad_y: Tensor) -> None:
+        """Add them to ``grad_x`` and ``grad_y``."""
+        by_row, by_column = self.pull(i2t, t2i, grad_x.dtype)
+        grad_x += by_row
+        grad_y += by_column
 
 
 class Comparison(Protocol):
@@ -45,6 +52,13 @@ class AlignedScores(Scores):
         by_row, by_column = product(i2t, self.y, dtype), product(i2t.mT, self.x, dtype)
         return by_row.transpose(0, 1), by_column.transpose(0, 1)
 
+    def add_pull(self, i2t: Tensor, t2i: Tensor, grad_x: Tensor, grad_y: Tensor) -> None:
+        if len(i2t) > 1:
+            super().add_pull(i2t, t2i, grad_x, grad_y)
+        else:
+            add_product(grad_x[:, 0], i2t[0], self.y[0])
+            add_product(grad_y[:, 0], i2t[0].mT, self.x[0])
+
 
 class MatchedScores(Scores):
     """Fine-grained matching, each direction with its own scores: (a,P,D), (c,N,D) -> (1,a,c)."""
@@ -61,12 +75,3 @@ class MatchedScores(Scores):
     def pull(self, i2t: Tensor, t2i: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         grad_x, grad_y = torch.autograd.grad(self.scores, [self.x, self.y], [i2t[0], t2i[0]])
         return grad_x, grad_y
-
-
-def product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """(G,a,b) @ (G,b,c), summed in float32; on a GPU ``dtype`` is also what comes out."""
-    if not left.is_cuda or left.dtype == dtype:
-        return left @ right
-    if len(left) == 1:
-        return torch.mm(left[0], right[0], out_dtype=dtype)[None]
-    return torch.bmm(left, right, out_dtype=dtype)

@@ -77,8 +77,8 @@ class Costs(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The gradients of a block's logits (G,a,c), one and the same where the scores are; and that of
-    the scale, a scalar."""
+    """The gradients of a block's logits (G,a,c), one and the same where the scores are; and
+    summands (K,) of that of the scale."""
 
     i2t: Tensor
     t2i: Tensor
@@ -112,6 +112,12 @@ def negatives(scores: Scores, scale: Tensor, x: Labels, y: Labels) -> tuple[Tens
         by_column = _logits(scores.t2i, scale).masked_fill_(hidden, -torch.inf)
     columns = by_column.logsumexp(1)
     return _last_logsumexp_(by_row), columns
+
+
+def add_negatives(scores: Scores, scale: Tensor, x: Labels, y: Labels, total: Sums) -> None:
+    """Add them to the ``total`` of earlier blocks."""
+    for so_far, part in zip(total, negatives(scores, scale, x, y), strict=True):
+        torch.logaddexp(so_far, part, out=so_far)
 
 
 def positives(scores: Scores, scale: Tensor, x: Labels, y: Labels, sums: Sums) -> Costs:
@@ -162,7 +168,7 @@ def weights(
         by_scale = _dot(i2t, scores.i2t) + _dot(t2i, scores.t2i)
         t2i = t2i.mul_(factor).to(scores.kind)
     i2t = i2t.mul_(factor).to(scores.kind)
-    return Weights(i2t, i2t if scores.i2t is scores.t2i else t2i, by_scale)
+    return Weights(i2t, i2t if scores.i2t is scores.t2i else t2i, by_scale.view(1))
 
 
 def _logits(scores: Tensor, scale: Tensor) -> Tensor:

@@ -44,6 +44,20 @@ def counts(ids: Tensor, real: Tensor | None, others: Labelled) -> tuple[Tensor, 
 
 def negatives(scores: Scores, scale: Tensor, x: Labels, y: Labels) -> tuple[Tensor, Tensor]:
     """Log-sum-exp of the negatives of each row (G,a) and of each column (G,c), -inf for none."""
+    groups, rows, columns = scores.i2t.shape
+    total = Sums(scores.i2t.new_empty((groups, rows)), scores.i2t.new_empty((groups, columns)))
+    _negatives(scores, scale, x, y, total, add=False)
+    return total
+
+
+def add_negatives(scores: Scores, scale: Tensor, x: Labels, y: Labels, total: Sums) -> None:
+    """Add them to the ``total`` of earlier blocks."""
+    _negatives(scores, scale, x, y, total, add=True)
+
+
+def _negatives(
+    scores: Scores, scale: Tensor, x: Labels, y: Labels, total: Sums, *, add: bool
+) -> None:
     shape = _Shape(scores)
     rows = scores.i2t.new_empty((shape.groups, shape.strips, shape.rows))
     columns = scores.i2t.new_empty((shape.groups, shape.row_blocks, shape.columns))
@@ -56,7 +70,18 @@ def negatives(scores: Scores, scale: Tensor, x: Labels, y: Labels) -> tuple[Tens
         num_warps=8,
         maxnreg=128,
     )
-    return _log_sum_exp(rows), _log_sum_exp(columns)
+    for parts, place in ((rows, total.rows), (columns, total.columns)):
+        groups, num, size = parts.shape
+        kernels.log_sum_exp[(groups * triton.cdiv(size, 64),)](
+            parts,
+            place,
+            num,
+            size,
+            place.stride(0),
+            ADD=add,
+            PARTS=min(32, triton.next_power_of_2(num)),
+            SIZE=64,
+        )
 
 
 def positives(scores: Scores, scale: Tensor, x: Labels, y: Labels, sums: Sums) -> Costs:
@@ -82,6 +107,7 @@ def aligned_positives(
 ) -> Costs:
     """:func:`positives` of the k-th vectors of rows (A,G,D) with the k-th of columns (C,G,D),
     where their scores are not at hand."""
+    x, y = (side if side.stride(2) == 1 else side.contiguous() for side in (x, y))
     rows, groups, width = x.shape
     row_blocks = triton.cdiv(rows, kernels.ROWS.value)
     row_costs = x.new_empty((groups, 2, rows), dtype=torch.float32)
@@ -119,7 +145,7 @@ def weights(
     """``factor`` times the gradient of the block's logits by those of ``sums`` and by what the
     positives cost."""
     shape, same = _Shape(scores), scores.i2t is scores.t2i
-    i2t = torch.empty_like(scores.i2t, dtype=scores.kind)
+    i2t = scores.i2t.new_empty(scores.i2t.shape, dtype=scores.kind)
     t2i = i2t if same else torch.empty_like(i2t)
     by_scale = scores.i2t.new_empty(shape.grid)
     kernels.weights[shape.grid](
@@ -134,19 +160,7 @@ def weights(
         **_options(scores, x),
         num_warps=16,
     )
-    return Weights(i2t, t2i, by_scale.sum())
-
-
-def _log_sum_exp(parts: Tensor) -> Tensor:
-    """(G,K,N) -> (G,N)."""
-    groups, num, size = parts.shape
-    if num == 1:
-        return parts[:, 0]
-    total = parts.new_empty((groups, size))
-    kernels.log_sum_exp[(groups * triton.cdiv(size, 64),)](
-        parts, total, num, size, PARTS=min(32, triton.next_power_of_2(num)), SIZE=64
-    )
-    return total
+    return Weights(i2t, t2i, by_scale)
 
 
 class _Shape:
@@ -155,7 +169,8 @@ class _Shape:
     def __init__(self, scores: Scores) -> None:
         self.groups, self.rows, self.columns = scores.i2t.shape
         self.row_blocks = triton.cdiv(self.rows, kernels.ROWS.value)
-        wanted = -(-PROGRAMS * processors_of(scores.i2t.device) // (self.groups * self.row_blocks))
+        lines = max(1, self.groups * self.row_blocks)
+        wanted = -(-PROGRAMS * processors_of(scores.i2t.device) // lines)
         tiles = triton.cdiv(self.columns, kernels.COLUMNS.value)
         self.strip = triton.cdiv(tiles, min(wanted, tiles)) * kernels.COLUMNS.value
         self.strips = triton.cdiv(self.columns, self.strip)

@@ -86,8 +86,17 @@ def negatives(
 
 
 @triton.jit
-def log_sum_exp(parts, total, num_parts, size, PARTS: tl.constexpr, SIZE: tl.constexpr):
-    """(G,num_parts,size) -> (G,size), -inf where all are."""
+def log_sum_exp(
+    parts,
+    total,
+    num_parts,
+    size,
+    stride,
+    ADD: tl.constexpr,
+    PARTS: tl.constexpr,
+    SIZE: tl.constexpr,
+):
+    """(G,num_parts,size) -> (G,size), -inf where all are; with what is there already if ADD."""
     blocks = tl.cdiv(size, SIZE)
     group = (tl.program_id(0) // blocks).to(tl.int64)
     place = (tl.program_id(0) % blocks) * SIZE + tl.arange(0, SIZE)
@@ -104,7 +113,12 @@ def log_sum_exp(parts, total, num_parts, size, PARTS: tl.constexpr, SIZE: tl.con
         top = new_top
     base = _finite(tl.max(top, 0))
     whole = tl.log2(tl.sum(found * tl.exp2(top - base[None]), 0)) + base
-    tl.store(total + group * size + place, whole * LN_2, mask=place < size)
+    target = total + group * stride + place
+    if ADD:
+        before = tl.load(target, mask=place < size, other=float("-inf")) * LOG2_E
+        base = _finite(tl.maximum(whole, before))
+        whole = tl.log2(tl.exp2(whole - base) + tl.exp2(before - base)) + base
+    tl.store(target, whole * LN_2, mask=place < size)
 
 
 @triton.jit

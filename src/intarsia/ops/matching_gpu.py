@@ -15,16 +15,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from intarsia.errors import ShapeError
 from intarsia.ops import matching_kernels as kernels
 from intarsia.ops.devices import memory_of, processors_of
 from intarsia.ops.matching_blocks import Maxima, Side
 from intarsia.ops.matching_plan import ALIGNED, Plan, Rows, both_blocks, padded, plans
+from intarsia.ops.products import add_product
 
 CHUNK = 32  # vectors of a text whose maxima one program holds: more would spill
 WRITTEN = 12  # and whose weights it writes
 COMBINED = 64  # vectors whose keys are combined at once
 REGISTERS = 168  # of a thread, so that a processor holds 12 warps
 WARPS = 16  # of a processor that are wanted
+MOST = 2**15 - 1  # vectors of a row, whose places 16 bits can tell
 FEWEST = 8  # vectors of a picture a program, or what is combined outgrows what is read
 
 
@@ -135,8 +138,8 @@ def _backward(x: Side, y: Side, grad_i2t: Tensor, grad_t2i: Tensor, kept: Tensor
                 first = _again(room, a, b, keys, places, ragged)
             weights = room.take(len(a.vectors), len(b.vectors))
             _weigh(weights, a, b, grad_i2t[a.rows, b.rows], grad_t2i[a.rows, b.rows], first)
-            _add_product(sum_x, weights, b.vectors)
-            _add_product(sum_y, weights.mT, a.vectors)
+            add_product(sum_x, weights, b.vectors)
+            add_product(sum_y, weights.mT, a.vectors)
         grads[0].index_copy_(0, a.places, (sum_x * unit).to(x.vectors.dtype))
     for b, sum_y in zip(y_blocks, sums_y, strict=True):
         grads[1].index_copy_(0, b.places, (sum_y * unit).to(y.vectors.dtype))
@@ -279,7 +282,9 @@ def _kept(kept: Tensor, x: Side, y: Side) -> _Found:
 
 
 def _place_type(x: Side, y: Side) -> torch.dtype:
-    return torch.uint8 if 0 < max(x.most, y.most) <= 256 else torch.int16
+    if (most := max(x.most, y.most)) > MOST:
+        raise ShapeError(f"a row has {most} vectors: on a GPU at most {MOST} are matched")
+    return torch.uint8 if 0 < most <= 256 else torch.int16
 
 
 def _triton_type(dtype: torch.dtype) -> tl.dtype:
@@ -309,13 +314,3 @@ def _as_they_came(scores: Tensor, x: Plan, y: Plan) -> Tensor:
         if plan.order is not None:
             scores = scores.index_select(dim, plan.order.argsort())
     return scores
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """``total`` += ``left @ right``, summed in the type of ``total``."""
-    if left.dtype == total.dtype:
-        torch.addmm(total, left, right, out=total)
-    elif left.is_cuda:
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
-    else:
-        torch.addmm(total, left.to(total.dtype), right.to(total.dtype), out=total)

@@ -7,7 +7,8 @@ with their first places.
 
 16-bit similarities come two texts in a 32-bit word. Each is made a float32 whose upper half is the
 similarity and whose lower half is its place, counted down for positive numbers and up for negative
-ones: one maximum then finds the best and, of equals, the first. (-0 stands below 0.)
+ones: one maximum then finds the best and, of equals, the first. (-0 stands below 0, and what has
+overflowed to infinity in bfloat16 comes out as NaN.)
 
 With ``TRITON_INTERPRET=1`` the kernels run on the CPU, one program after the other.
 """
@@ -168,7 +169,9 @@ def combine(
         p = start + row
         inside = (p < x_count) & (word < half)[None]
         keys = keys_n + (p.to(tl.int64) * rows + i) * (2 * half) + word[None]
-        low, high = _over_parts(keys, half, chunks, num_p.to(tl.int64) * rows * 2 * half, inside)
+        low, high = _over_parts(
+            keys, half, chunks, tl.cast(num_p, tl.int64) * rows * 2 * half, inside
+        )
         low_sum += tl.sum(tl.where(inside, _value(low, FLOAT), 0.0), 0)
         high_sum += tl.sum(tl.where(inside, _value(high, FLOAT), 0.0), 0)
         if KEEP:
@@ -180,7 +183,9 @@ def combine(
         n = start + row
         inside = (n < num_n) & (word < half)[None]
         keys = keys_p + (i * num_n + n) * (2 * half) + word[None]
-        low, high = _over_parts(keys, half, splits, num_n.to(tl.int64) * rows * 2 * half, inside)
+        low, high = _over_parts(
+            keys, half, splits, tl.cast(num_n, tl.int64) * rows * 2 * half, inside
+        )
         low_means += tl.sum(tl.where(n < low_count[None], _value(low, FLOAT), 0.0), 0)
         high_means += tl.sum(tl.where(n < high_count[None], _value(high, FLOAT), 0.0), 0)
         if KEEP:
