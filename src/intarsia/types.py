@@ -135,6 +135,11 @@ class TokenBatch(_Batched):
     def __len__(self) -> int:
         return int(self.ids.shape[0])
 
+    def trimmed(self) -> TokenBatch:
+        """As wide as the longest text; what is left out is padding, which must mean nothing."""
+        width = int(self.attention.any(0).sum())
+        return self.map(lambda tensor: tensor[:, :width])
+
 
 @dataclass(frozen=True, slots=True)
 class Links(_Batched):

@@ -154,3 +154,27 @@ def test_both_kinds_of_patches_are_kept_apart(backbone, records, tmp_path):
         store.ensure(patches=dense, tokens=False)
         found.append(CachedPairs(store, patches=dense, tokens=False)[[0]].states.image_patches)
     assert not torch.allclose(*found)
+
+
+def test_a_batch_is_as_wide_as_its_longest_caption(backbone, records):
+    pairs = LivePairs(records, backbone)
+    captions = [caption for record in records for caption in record.captions]
+    lengths = [len(caption) for caption in captions]
+    index = sorted(range(len(captions)), key=lengths.__getitem__)[:3]
+    tokens, alone = pairs[index].tokens, backbone.tokenize([captions[i] for i in index])
+    assert tokens.ids.shape[1] < pairs.tokens.ids.shape[1]
+    for name in ("ids", "attention", "mask", "offsets"):
+        assert torch.equal(getattr(tokens, name), getattr(alone, name))
+
+
+def test_where_padding_was_trained_a_batch_keeps_it(backbone, records, monkeypatch):
+    tokenize, width = backbone.tokenize, backbone.dims.context
+
+    def padded(texts):
+        def pad(x):
+            return torch.cat([x, x.new_zeros(len(x), width - x.shape[1], *x.shape[2:])], 1)
+
+        return tokenize(texts).map(pad)
+
+    monkeypatch.setattr(backbone, "tokenize", padded)
+    assert LivePairs(records, backbone)[[0, 1]].tokens.ids.shape[1] == width

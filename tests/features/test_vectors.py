@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -156,3 +157,19 @@ def test_two_processes_add_to_one_folder(tmp_path):
     assert len(list(tmp_path.glob("*.rows"))) == 2  # each had a part of its own
     reader = VectorStore(tmp_path, "maker")
     assert assert_whole(reader) == set(range(300)) and len(reader) == 300
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_threads_add_and_read_at_once(tmp_path, on_disk):
+    store = VectorStore(tmp_path if on_disk else None, "maker")
+    store.add(keys_of(0), rows_of(0))
+
+    def work(start: int) -> None:
+        for i in range(start, start + 50):
+            store.add(keys_of(i), rows_of(i))
+            assert store.table()[store.rows(keys_of(0))[0]].tolist() == [0.0] * WIDTH
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(0, 400, 25)))
+    assert assert_whole(store) == set(range(425))
+    assert len(store.table()) == 425

@@ -61,11 +61,12 @@ class PairIndex:
 class LivePairs(PairIndex, Dataset[Batch]):
     """Pairs for a backbone that runs (and perhaps trains) at every step.
 
-    Captions are tokenised once. Pictures are decoded once and kept as uint8 pixels where they fit
-    into ``IN_MEMORY_BYTES``, else at every visit, in the data loader's workers. A picture that
-    cannot be read is reported; its pairs are left out when pictures are kept, and replaced by the
-    next readable pair otherwise. With ``links`` its batches hold the known (region, phrase)
-    pairs, with ``phrases`` also the tokens of each phrase alone.
+    Captions are tokenised once; a batch is as wide as its longest, unless the backbone pads every
+    text to its whole context, as it was trained. Pictures are decoded once and kept as uint8 pixels
+    where they fit into ``IN_MEMORY_BYTES``, else at every visit, in the data loader's workers. A
+    picture that cannot be read is reported; its pairs are left out when pictures are kept, and
+    replaced by the next readable pair otherwise. With ``links`` its batches hold the known
+    (region, phrase) pairs, with ``phrases`` also the tokens of each phrase alone.
 
     Numbers from ``len(self)`` on are the same pairs once more, mirrored: picture and boxes. A
     picture any of whose captions has a word that begins with left or right (or topleft and the
@@ -89,6 +90,7 @@ class LivePairs(PairIndex, Dataset[Batch]):
             raise DataError("the data set has no caption to train on")
         self.mirrors = torch.tensor([not any(map(SIDED.search, r.captions)) for r in records])
         self.tokens: TokenBatch = backbone.tokenize(captions)
+        self.trims = backbone.tokenize(["a"]).ids.shape[1] < backbone.dims.context
         self.links: Links | None = None
         if links:
             self.links = links_of(records, backbone, self.tokens, phrases=phrases)
@@ -123,7 +125,9 @@ class LivePairs(PairIndex, Dataset[Batch]):
         rows = self.order[index]
         pictures = self.pictures[rows]
         links = None if self.links is None else self.links.rows(rows)
-        batch = Batch(index, pictures, pixels, self.tokens.rows(rows), links=links)
+        tokens = self.tokens.rows(rows)
+        tokens = tokens.trimmed() if self.trims else tokens
+        batch = Batch(index, pictures, pixels, tokens, links=links)
         return replace(mirror(batch, mirrored & self.mirrors[pictures]), problems=problems)
 
     def _decode(self, pairs: Tensor) -> tuple[Tensor, Tensor, tuple[tuple[str, str], ...]]:

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
@@ -35,7 +36,8 @@ def key_of(*parts: bytes | str) -> bytes:
 
 
 class VectorStore:
-    """A growing table of vectors by key; several processes may add to one folder.
+    """A growing table of vectors by key; several processes may add to one folder, and several
+    threads to one store.
 
     Args:
         folder: made where it is missing; None keeps everything in memory.
@@ -52,6 +54,7 @@ class VectorStore:
         self._total = 0
         self._lock: FileLock | None = None
         self._files: tuple[BinaryIO, BinaryIO] | None = None
+        self._threads = Lock()
         if folder is not None:
             self._open(folder, made_by)
 
@@ -83,9 +86,10 @@ class VectorStore:
 
     def table(self) -> np.ndarray:
         """All vectors, (rows, W) half precision; (0, 0) of an empty store."""
-        if len(self._tables) != 1:
-            self._tables = [np.concatenate(self._tables)] if self._tables else []
-        return self._tables[0] if self._tables else np.zeros((0, 0), np.float16)
+        with self._threads:
+            if len(self._tables) != 1:
+                self._tables = [np.concatenate(self._tables)] if self._tables else []
+            return self._tables[0] if self._tables else np.zeros((0, 0), np.float16)
 
     def add(self, keys: Sequence[bytes], vectors: Tensor) -> None:
         """Keep (len(keys), W) vectors; keys that are there already are passed over.
@@ -93,6 +97,10 @@ class VectorStore:
         Raises:
             DataError: a vector is not finite in half precision.
         """
+        with self._threads:
+            self._add(keys, vectors)
+
+    def _add(self, keys: Sequence[bytes], vectors: Tensor) -> None:
         fresh = {key: i for i, key in enumerate(keys) if key not in self._rows}
         if not fresh:
             return
