@@ -271,3 +271,40 @@ def test_losses_on_a_gpu_need_triton_for_its_kernels(monkeypatch, installed):
     assert (blockwise._engine(torch.float32, gpu) is contrast_blocks) == (not installed)
     assert blockwise._engine(torch.float64, gpu) is contrast_blocks
     assert blockwise._engine(torch.float32, torch.device("cpu")) is contrast_blocks
+
+
+def test_what_is_not_real_may_hold_anything():
+    x, y, scale = unit(6, 5), unit(6, 5, seed=1), torch.tensor(7.0, dtype=torch.float64)
+    real = torch.tensor([True, True, False, True, True, False])
+
+    def grads(x, y, *options):
+        leaves = [side.clone().requires_grad_() for side in (x, y)] + [scale.clone()]
+        leaves[2].requires_grad_()
+        loss = info_nce(*leaves, *options)
+        return [loss, *torch.autograd.grad(loss, leaves)]
+
+    there = (IDS[real], IDS[real])
+    expected = grads(x[real], y[real], there)
+    x[~real], y[~real] = torch.nan, torch.inf
+    loss, by_x, by_y, by_scale = grads(x, y, (IDS, IDS), (real, real))
+    for ours, wanted in zip((loss, by_x[real], by_y[real], by_scale), expected, strict=True):
+        torch.testing.assert_close(ours, wanted)
+    assert not by_x[~real].any() and not by_y[~real].any()
+
+
+def test_a_gradient_of_a_gradient_is_refused():
+    x, y = unit(4, 3).requires_grad_(), unit(4, 3, seed=1)
+    loss = info_nce(x, y, torch.tensor(5.0, dtype=torch.float64))
+    (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError):
+        torch.autograd.grad(grad.square().sum(), x)
+
+
+def test_ids_of_any_integer_type_and_a_scale_of_one_axis():
+    x, y = unit(6, 5), unit(6, 5, seed=1)
+    scale = torch.tensor([7.0], dtype=torch.float64, requires_grad=True)
+    flags = IDS == 3
+    loss = info_nce(x, y, scale, (flags, flags))
+    torch.testing.assert_close(loss, info_nce(x, y, scale, (flags.long(), flags.int())))
+    loss.backward()
+    assert scale.grad.shape == (1,)

@@ -228,7 +228,7 @@ def _at_once(device: torch.device, num_texts: int) -> int:
     """Pictures a block: the scores kept are block x T in float32, in both directions."""
     if device.type != "cuda":
         return CPU_BLOCK
-    return max(1, int(SCORES_SHARE * memory_of(device)) // (2 * 4 * num_texts))
+    return max(1, int(SCORES_SHARE * memory_of(device)) // (2 * 4 * max(1, num_texts)))
 
 
 def _blocks(

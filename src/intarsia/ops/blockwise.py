@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from intarsia.ops import contrast_blocks
 from intarsia.ops.comparisons import AlignedScores, Comparison, Scores
 from intarsia.ops.contrast_blocks import Costs, Labelled, Labels, Sums
-from intarsia.ops.devices import has_triton, memory_of
+from intarsia.ops.devices import has_triton, memory_of, on
 from intarsia.ops.ranks import Ranks
 
 BLOCK_NUMBERS = 2**22  # logits held at once on a CPU: 16 MiB in float32
@@ -128,14 +129,14 @@ def contrast(
         scale: scalar, 1 / temperature.
         others: log-sum-exp of further negatives of the rows (G,A) and of all columns (G,C).
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(x.device.type, enabled=False), on(x.device):
         loss: Tensor = _Contrast.apply(x, y, scale, *(others or (None, None)), table)
         return loss
 
 
 def negatives_of(x: Tensor, y: Tensor, scale: Tensor, table: Table) -> Sums:
     """Log-sum-exp of each row's (G,A) and each column's (G,C) negatives, for :func:`contrast`."""
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(x.device.type, enabled=False), on(x.device):
         return Sums(*_Negatives.apply(x, y, scale, table))
 
 
@@ -144,8 +145,9 @@ def labelled(x: Labelled, y: Labelled, wide: torch.dtype) -> tuple[Labels, Label
     counts = _engine(wide, x[0].device).counts
     alike = x[0] is y[0] and x[1] is y[1]
     x, y = ((ids.contiguous(), None if real is None else real.contiguous()) for ids, real in (x, y))
-    x_counts, x_num = counts(*x, y)
-    y_counts, y_num = (x_counts, x_num) if alike else counts(*y, x)
+    with on(x[0].device):
+        x_counts, x_num = counts(*x, y)
+        y_counts, y_num = (x_counts, x_num) if alike else counts(*y, x)
     return Labels(x[0], x_counts, x_num, x[1]), Labels(y[0], y_counts, y_num, y[1])
 
 
@@ -158,6 +160,7 @@ class _Negatives(torch.autograd.Function):
         return tuple(sums)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, *sums = ctx.saved_tensors
         sizes = [grad.abs().flatten() for grad in grads]
@@ -191,6 +194,7 @@ class _Contrast(torch.autograd.Function):
         return costs.rows.sum() + costs.columns.sum()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, other_rows, other_columns, *parts = ctx.saved_tensors
         sums, pulls = Sums(*parts[:2]), Sums(*parts[2:])
@@ -263,7 +267,7 @@ def _pulled(
     of ``sums`` (``pulls``) and by what the positives cost."""
     wide = sums.rows.dtype
     engine = _engine(wide, x.device)
-    factor = scale.to(wide) * grad.to(wide)
+    factor = scale.to(wide).view(()) * grad.to(wide)
     within, after = _in_range(factor, x.dtype)
     if (only := table.only_block(y)) is not None:
         scores = table.compare(x, *only, pull=True) if kept is None else kept
@@ -289,7 +293,7 @@ def _pulled(
     if after is not None:
         grad_x, grad_y = grad_x * after, grad_y * after
     grad_scale = torch.cat(by_scale).sum() * grad
-    return grad_x.to(x.dtype), grad_y.to(y.dtype), grad_scale.to(scale.dtype)
+    return grad_x.to(x.dtype), grad_y.to(y.dtype), grad_scale.to(scale.dtype).view_as(scale)
 
 
 def _in_range(factor: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

@@ -103,13 +103,10 @@ def counts(ids: Tensor, real: Tensor | None, others: Labelled) -> tuple[Tensor, 
 
 def negatives(scores: Scores, scale: Tensor, x: Labels, y: Labels) -> tuple[Tensor, Tensor]:
     """Log-sum-exp of the negatives of each row (G,a) and of each column (G,c), -inf for none."""
-    hidden = x.ids[:, None] == y.ids
-    if (real := _real(x, y)) is not None:
-        hidden |= ~real
-    by_row = _logits(scores.i2t, scale).masked_fill_(hidden, -torch.inf)
+    by_row = _negative_logits(scores.i2t, scale, x, y)
     by_column = by_row
     if scores.t2i is not scores.i2t:
-        by_column = _logits(scores.t2i, scale).masked_fill_(hidden, -torch.inf)
+        by_column = _negative_logits(scores.t2i, scale, x, y)
     columns = by_column.logsumexp(1)
     return _last_logsumexp_(by_row), columns
 
@@ -174,6 +171,16 @@ def weights(
 def _logits(scores: Tensor, scale: Tensor) -> Tensor:
     wide = torch.promote_types(scores.dtype, torch.float32)
     return scores * scale.to(wide).view(1)  # one axis, or it would not widen bfloat16
+
+
+def _negative_logits(scores: Tensor, scale: Tensor, x: Labels, y: Labels) -> Tensor:
+    """-inf at the positives and where there is nothing."""
+    logits = _logits(scores, scale)
+    if (real := _real(x, y)) is not None:
+        return logits.masked_fill_((x.ids[:, None] == y.ids) | ~real, -torch.inf)
+    r, c = _positives(x, y)
+    logits[:, r, c] = -torch.inf
+    return logits
 
 
 def _real(x: Labels, y: Labels) -> Tensor | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from intarsia.ops import contrast_kernels as kernels
 from intarsia.ops.contrast_blocks import Costs, Labelled, Labels, Sums, Weights
-from intarsia.ops.devices import processors_of
+from intarsia.ops.devices import memory_of, processors_of, registers
 
 if TYPE_CHECKING:
     from intarsia.ops.comparisons import Scores
@@ -68,7 +68,7 @@ def _negatives(
         *shape.sizes,
         **_options(scores, x),
         num_warps=8,
-        maxnreg=128,
+        **registers(128),
     )
     for parts, place in ((rows, total.rows), (columns, total.columns)):
         groups, num, size = parts.shape
@@ -108,6 +108,20 @@ def aligned_positives(
     """:func:`positives` of the k-th vectors of rows (A,G,D) with the k-th of columns (C,G,D),
     where their scores are not at hand."""
     x, y = (side if side.stride(2) == 1 else side.contiguous() for side in (x, y))
+    total = Costs.none(sums)
+    columns = slice(0, len(y))
+    of_column = max(1, 8 * x.shape[1] * len(y))  # bytes, for each ROWS rows
+    step = kernels.ROWS.value * max(1, memory_of(x.device) // 1024 // of_column)
+    for start in range(0, len(x), step):
+        rows = slice(start, min(start + step, len(x)))
+        some = x_labels.of(rows), y_labels, sums.of(rows, columns)
+        total.add(_aligned_positives(x[rows], y, scale, *some), rows, columns)
+    return total
+
+
+def _aligned_positives(
+    x: Tensor, y: Tensor, scale: Tensor, x_labels: Labels, y_labels: Labels, sums: Sums
+) -> Costs:
     rows, groups, width = x.shape
     row_blocks = triton.cdiv(rows, kernels.ROWS.value)
     row_costs = x.new_empty((groups, 2, rows), dtype=torch.float32)

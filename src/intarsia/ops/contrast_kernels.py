@@ -77,7 +77,8 @@ def negatives(
             logits = _logits(t2i, line, c, inside, wrong, high)
         base = _finite(tl.max(logits, 0))
         column = tl.log2(tl.sum(tl.exp2(logits - base[None]), 0)) + base
-        place = (group * tl.cdiv(rows, ROWS) + _row_block(rows, columns, strip)) * columns + c
+        strip_row = group.to(tl.int64) * tl.cdiv(rows, ROWS) + _row_block(rows, columns, strip)
+        place = strip_row * columns + c
         tl.store(column_sums + place, column * LN_2, mask=c < columns)
     base = _finite(tl.max(top, 1))
     whole = tl.log2(tl.sum(total * tl.exp2(top - base[:, None]), 1)) + base
@@ -170,7 +171,7 @@ def positives(
                 logits = _logits(t2i, line, c, inside, hits, high)
             gap, slope = _cost(by_column[None] * LOG2_E - logits, hits)
             share = _share(y_counts, y_num, c, c < columns)
-            strip_row = group * tl.cdiv(rows, ROWS) + _row_block(rows, columns, strip)
+            strip_row = group.to(tl.int64) * tl.cdiv(rows, ROWS) + _row_block(rows, columns, strip)
             place = strip_row * 2 * columns + c
             tl.store(column_costs + place, tl.sum(gap, 0) * share, mask=c < columns)
             tl.store(column_costs + place + columns, tl.sum(slope, 0) * share, mask=c < columns)
@@ -239,7 +240,7 @@ def aligned_positives(
             by_column = tl.load(column_lse + group * columns + c, mask=c < columns, other=0.0)
             gap, slope = _cost(by_column[None] * LOG2_E - logits, hits)
             share = _share(y_counts, y_num, c, c < columns)
-            place = (group * row_blocks + row_block) * 2 * columns + c
+            place = (group.to(tl.int64) * row_blocks + row_block) * 2 * columns + c
             tl.store(column_costs + place, tl.sum(gap, 0) * share, mask=c < columns)
             tl.store(column_costs + place + columns, tl.sum(slope, 0) * share, mask=c < columns)
     share = _share(x_counts, x_num, r, r < rows)

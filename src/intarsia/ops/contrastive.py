@@ -61,7 +61,11 @@ def info_nce(
     for side, vectors, mask in zip("xy", (x, y), real or (None, None), strict=True):
         _check_mask(side, vectors, mask, dims=1)
     ranks = current_ranks()
-    labels = _labels(x, _ids(x, y, positives, ranks), real or (None, None), ranks)
+    x_ids, y_ids = _ids(x, y, positives, ranks)
+    x_real, y_real = real or (None, None)
+    x, x_ids, x_real = _present(x, x_ids, x_real, ranks)
+    y, y_ids, y_real = _present(y, y_ids, y_real, ranks)
+    labels = _labels(x, (x_ids, y_ids), (x_real, y_real), ranks)
     table = Table(AlignedScores, 1, *labels, ranks)
     return ranks.sum(contrast(x[:, None], y[:, None], scale, table))
 
@@ -97,6 +101,8 @@ def matched_info_nce(
     _check_mask("x", x, x_mask, dims=2)
     _check_mask("y", y, y_mask, dims=2)
     ranks = current_ranks()
+    if ranks.size > 1:  # or what one rank has and another has not would not meet
+        x_mask, y_mask = (_given(side, mask) for side, mask in ((x, x_mask), (y, y_mask)))
     real = None if x_mask is None else x_mask.any(1), None if y_mask is None else y_mask.any(1)
     labels = _labels(x, _ids(x, y, positives, ranks), real, ranks)
     table = Table(MatchedScores, 1, *labels, ranks, x_mask, y_mask)
@@ -184,6 +190,22 @@ def _labels(x: Tensor, ids: Positives, real: Masks, ranks: Ranks) -> tuple[Label
     return x_labels.of(own), y_labels
 
 
+def _present(
+    vectors: Tensor, ids: Tensor, real: Tensor | None, ranks: Ranks
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Without what is not real; on a GPU, where to count it would be to wait, zeros instead."""
+    if not vectors.is_cuda:
+        return (vectors, ids, None) if real is None else (vectors[real], ids[real], None)
+    if real is None and ranks.size == 1:
+        return vectors, ids, None
+    real = vectors.new_ones(len(vectors), dtype=torch.bool) if real is None else real
+    return vectors.masked_fill(~real[:, None], 0.0), ids, real
+
+
+def _given(vectors: Tensor, mask: Tensor | None) -> Tensor:
+    return vectors.new_ones(vectors.shape[:2], dtype=torch.bool) if mask is None else mask
+
+
 def _whole(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -200,7 +222,9 @@ def _ids(x: Tensor, y: Tensor, positives: Positives | None, ranks: Ranks) -> Pos
                 f"the ids of {len(vectors)} {side} are {tuple(ids.shape)} {ids.dtype}, "
                 f"not ({len(vectors)},) torch.int64"
             )
-    return positives
+    x_ids, y_ids = positives
+    x_long = x_ids.long()
+    return x_long, x_long if y_ids is x_ids else y_ids.long()
 
 
 def _check_mask(side: str, vectors: Tensor, mask: Tensor | None, *, dims: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 
@@ -22,6 +23,16 @@ def processors_of(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def registers(most: int) -> dict[str, int]:
+    """A kernel's option that bounds a thread's registers, which only one make of GPU knows."""
+    return {"maxnreg": most} if torch.version.hip is None else {}
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Kernels of Triton started inside run on ``device``, whichever is the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @cache

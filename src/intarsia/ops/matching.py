@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from intarsia.errors import ShapeError
 from intarsia.ops import matching_blocks
-from intarsia.ops.devices import has_triton
+from intarsia.ops.devices import has_triton, on
 from intarsia.ops.matching_blocks import Side
 
 
@@ -129,7 +129,8 @@ def _match(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``i2t``, ``t2i`` and ``keep`` bytes of arg-max indices; ``sizes``: the rest of both sides."""
     pair = _sides((x, x_starts, x_counts, y, y_starts, y_counts), sizes)
-    scores: tuple[Tensor, Tensor, Tensor] = _engine(x).forward(*pair, keep)
+    with on(x.device):
+        scores: tuple[Tensor, Tensor, Tensor] = _engine(x).forward(*pair, keep)
     return scores
 
 
@@ -147,7 +148,8 @@ def _match_backward(
     sizes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     pair = _sides((x, x_starts, x_counts, y, y_starts, y_counts), sizes)
-    grads: tuple[Tensor, Tensor] = _engine(x).backward(*pair, grad_i2t, grad_t2i, kept)
+    with on(x.device):
+        grads: tuple[Tensor, Tensor] = _engine(x).backward(*pair, grad_i2t, grad_t2i, kept)
     return grads
 
 

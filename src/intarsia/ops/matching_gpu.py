@@ -17,7 +17,7 @@ from torch import Tensor
 
 from intarsia.errors import ShapeError
 from intarsia.ops import matching_kernels as kernels
-from intarsia.ops.devices import memory_of, processors_of
+from intarsia.ops.devices import memory_of, processors_of, registers
 from intarsia.ops.matching_blocks import Maxima, Side
 from intarsia.ops.matching_plan import ALIGNED, Plan, Rows, both_blocks, padded, plans
 from intarsia.ops.products import add_product
@@ -105,7 +105,7 @@ def _forward(x: Side, y: Side, kept: Tensor) -> Maxima:
     t2i = torch.zeros_like(i2t)
     if not (len(x.vectors) and len(y.vectors)):
         return i2t, t2i
-    x_plan, y_plan = plans(x, y)
+    x_plan, y_plan = _plans(x, y)
     x_blocks, y_blocks = both_blocks(x_plan, y_plan)
     room, keys = _Room(x.vectors), _Room(i2t)
     found = _kept(kept, x_plan.side, y_plan.side)
@@ -122,11 +122,12 @@ def _backward(x: Side, y: Side, grad_i2t: Tensor, grad_t2i: Tensor, kept: Tensor
     grads = [s.vectors.new_zeros((len(s.vectors) + 1, s.vectors.shape[1])) for s in sides]
     if not (len(x.vectors) and len(y.vectors)):
         return grads[0][:-1], grads[1][:-1]
-    x_plan, y_plan = plans(x, y)
+    x_plan, y_plan = _plans(x, y)
     unit, grad_i2t, grad_t2i = _in_range(grad_i2t, grad_t2i, x.vectors.dtype)
     grad_i2t, grad_t2i = (_as_planned(g, x_plan, y_plan) for g in (grad_i2t, grad_t2i))
     x_blocks, y_blocks = both_blocks(x_plan, y_plan)
-    room, keys, places = _Room(x.vectors), _Room(grad_i2t), _Room(x.vectors, _place_type(x, y))
+    room, keys = _Room(x.vectors), _Room(grad_i2t)
+    places = _Room(x.vectors, _place_type(x_plan.side, y_plan.side))
     found = _kept(kept, x_plan.side, y_plan.side)
     ragged = x_plan.ragged or y_plan.ragged
     sums_y = [torch.zeros_like(b.vectors, dtype=torch.float32) for b in y_blocks]
@@ -194,7 +195,7 @@ def _reduce(
         PTX=kernels.PTX,
         COMPILED=kernels.COMPILED,
         num_warps=1,
-        maxnreg=REGISTERS,
+        **registers(REGISTERS),
         **options,
     )
     if not whole:
@@ -281,10 +282,15 @@ def _kept(kept: Tensor, x: Side, y: Side) -> _Found:
     return _Found(first_n.view(-1, images, texts), first_p.view(images, -1, texts))
 
 
-def _place_type(x: Side, y: Side) -> torch.dtype:
-    if (most := max(x.most, y.most)) > MOST:
+def _plans(x: Side, y: Side) -> tuple[Plan, Plan]:
+    x_plan, y_plan = plans(x, y)
+    if (most := max(x_plan.side.most, y_plan.side.most)) > MOST:
         raise ShapeError(f"a row has {most} vectors: on a GPU at most {MOST} are matched")
-    return torch.uint8 if 0 < most <= 256 else torch.int16
+    return x_plan, y_plan
+
+
+def _place_type(x: Side, y: Side) -> torch.dtype:
+    return torch.uint8 if max(x.most, y.most) <= 256 else torch.int16
 
 
 def _triton_type(dtype: torch.dtype) -> tl.dtype:

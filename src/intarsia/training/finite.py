@@ -43,7 +43,7 @@ class FiniteWatch:
         seen, self._seen = self._seen, []
         if not seen:
             return None
-        values = torch.stack([one.value for one in seen]).tolist()
+        values = torch.stack([one.value.reshape(()) for one in seen]).tolist()
         return next((s for s, v in zip(seen, values, strict=True) if not math.isfinite(v)), None)
 
 

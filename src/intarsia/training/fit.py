@@ -95,6 +95,7 @@ class Run:
         fused = fabric.device.type in ("cpu", "cuda") and trainer.precision != "16-mixed"
         optimizer: Any = torch.optim.AdamW(groups, fused=fused)
         self.watch = FiniteWatch(fabric.device)
+        self.fused = fused
         if fused:
             optimizer.found_inf = self.watch.failed
         self.optimizer: Any = fabric.setup_optimizers(optimizer)
@@ -247,7 +248,9 @@ class Run:
         """Log the step's losses and the pace of the last steps; returns what was minimised."""
         self._check_finite()
         trainer = self.trainer
-        values = dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))
+        values = dict(
+            zip(losses, torch.stack([x.reshape(()) for x in losses.values()]).tolist(), strict=True)
+        )
         rate = trainer.lr * trainer.schedule.factor(self.step - 1, self.total)
         pairs = num_steps * trainer.batch_size * trainer.accumulate * self.fabric.world_size
         pace = {"lr": rate, "pairs_per_s": pairs / self.clock.lap()}
@@ -323,6 +326,8 @@ class Run:
             )
         self.model.load_state_dict(state["model"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # as this run steps, not as that one did
+            group["fused"] = self.fused
         if self.average is not None and state["average"] is not None:
             for name, tensor in state["average"].items():
                 self.average.shadow[name].copy_(tensor)
