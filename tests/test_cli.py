@@ -165,7 +165,7 @@ def test_comalign_from_extract_to_evaluation(tmp_path, capsys, monkeypatch):
     ("arguments", "message"),
     [
         ("extract --model scenes-clip --data scenes --part 3/2", "--part 3/2: write k/n"),
-        ("tune --model nowhere --data scenes", "nowhere is not a trained model"),
+        ("tune --model nowhere --data scenes", "unknown backbone 'nowhere'"),
         ("trian", "unknown verb 'trian'"),
         ("evaluate boxing", "unknown protocol 'boxing'"),
         ("evaluate retrieval --model nowhere --data scenes", "unknown backbone 'nowhere'"),

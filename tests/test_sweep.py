@@ -10,6 +10,7 @@ from intarsia.cli import main
 from intarsia.errors import ConfigError
 from intarsia.model import WEIGHTS
 from intarsia.sweep import Sweep
+from intarsia.sweep.file import folder_name
 
 CONFIG = """
 data: {name: scenes, split: "train[:24]"}
@@ -85,7 +86,7 @@ def test_a_row_may_lie_between_the_start_and_another(tmp_path):
     path, out = written(tmp_path, text), tmp_path / "out"
     main(train.split())
     main(["sweep", str(path), "--out", str(out)])
-    folders = tmp_path / "start", out / "fine-tuned" / "seed-0", out / "between" / "seed-0"
+    folders = tmp_path / "start", out / "fine-tuned-269ab4" / "seed-0", out / "between" / "seed-0"
     start, end, between = (load_file(folder / WEIGHTS) for folder in folders)
     for key, found in between.items():
         torch.testing.assert_close(found, 0.75 * start[key] + 0.25 * end[key])
@@ -112,9 +113,93 @@ def test_a_sample_of_a_grid_is_the_same_every_time():
             ),
             "needs a row of the same options without it",
         ),
+        (
+            SWEEP.replace("grid: {trainer.lr: [0.001, 0.01]}", "rows: {a: {}, a: {}}"),
+            "'a' is used twice",
+        ),
+        (SWEEP.replace("[0.001, 0.01]", "[0.01, 0.01]"), "the same name"),
         ("just words", "unknown key 'just words'"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         Sweep.read(written(tmp_path, text))
+
+
+def test_rows_whose_names_look_alike_have_folders_of_their_own(tmp_path):
+    names = ["weight 1", "weight -1", "weight-1", "A", "a", "0.5", ".5", "lr 0.5", "é", "è", "-"]
+    folders = [folder_name(name) for name in names]
+    assert len({folder.lower() for folder in folders}) == len(names) and all(folders)
+    assert folders[0] == "weight-1" and folders[4] == "a" and folders[7] == "lr-0.5"
+    rows = 'rows: {"weight 1": {trainer.lr: 0.01}, "weight -1": {trainer.lr: 0.1}}'
+    text = SWEEP.replace("grid: {trainer.lr: [0.001, 0.01]}", rows).replace("[0, 1]", "[0]")
+    out = tmp_path / "out"
+    main(["sweep", str(written(tmp_path, text)), "--out", str(out)])
+    for row, rate in (("weight 1", 0.01), ("weight -1", 0.1)):
+        result = json.loads((out / folder_name(row) / "seed-0-retrieval.json").read_text())
+        assert result["config"]["trainer"]["lr"] == rate
+
+
+def changes(out) -> dict[str, int]:
+    files = [*out.rglob(WEIGHTS), *out.rglob("seed-*.json")]
+    return {str(p.relative_to(out)): p.stat().st_mtime_ns for p in files}
+
+
+@pytest.fixture
+def swept(tmp_path):
+    """Runs a sweep of one seed, with changes of its file; what it made is in ``out``."""
+
+    def run(*pairs):
+        text = SWEEP.replace("[0, 1]", "[0]")
+        for old, new in pairs:
+            assert old in text
+            text = text.replace(old, new)
+        main(["sweep", str(written(tmp_path, text)), "--out", str(tmp_path / "out")])
+        return changes(tmp_path / "out")
+
+    return run
+
+
+def test_a_changed_option_retrains_its_row_and_sets_the_old_run_aside(swept, tmp_path, caplog):
+    rows = "rows: {one: {trainer.lr: 0.001}, two: {trainer.lr: 0.01}}"
+    as_rows = ("grid: {trainer.lr: [0.001, 0.01]}", rows)
+    before = swept(as_rows)
+    caplog.clear()
+    caplog.set_level("INFO")
+    after = swept(as_rows, ("0.01}", "0.5}"))
+    assert after["one/seed-0/model.safetensors"] == before["one/seed-0/model.safetensors"]
+    assert after["one/seed-0-retrieval.json"] == before["one/seed-0-retrieval.json"]
+    assert after["two/seed-0/model.safetensors"] != before["two/seed-0/model.safetensors"]
+    assert after["two/seed-0-old-0/model.safetensors"] == before["two/seed-0/model.safetensors"]
+    result = json.loads((tmp_path / "out/two/seed-0-retrieval.json").read_text())
+    assert result["config"]["trainer"]["lr"] == 0.5
+    said = [record.getMessage() for record in caplog.records]
+    assert any("row 'one', seed 0: stands" in line for line in said)
+    assert any("row 'two', seed 0: made anew: what is there has other config" in s for s in said)
+    assert any("seed-0-retrieval.json is made anew: other model and config" in s for s in said)
+
+
+def test_other_data_of_an_evaluation_evaluate_anew_and_train_nothing(swept, tmp_path):
+    import shutil
+
+    main(f"import --data.name scenes --data.split test[:6] --out {tmp_path / 'a.lance'}".split())
+    main(f"import --data.name scenes --data.split val[:6] --out {tmp_path / 'b.lance'}".split())
+    shutil.copytree(tmp_path / "a.lance", tmp_path / "copy.lance")
+    old = 'data: scenes, split: "test[:6]"'
+
+    def at(name):
+        return swept((old, f"data: table, root: {tmp_path / name}"))
+
+    first, copy, other = at("a.lance"), at("copy.lance"), at("b.lance")
+    weights = "lr-0.01/seed-0/model.safetensors"
+    assert first == copy and first[weights] == other[weights]
+    assert first["lr-0.01/seed-0-retrieval.json"] != other["lr-0.01/seed-0-retrieval.json"]
+
+
+def test_other_protocol_code_evaluates_anew_and_trains_nothing(swept, monkeypatch):
+    before = swept()
+    monkeypatch.setattr("intarsia.identity.code_key", lambda: "changed")
+    after = swept()
+    weights = "lr-0.01/seed-0/model.safetensors"
+    assert before[weights] == after[weights]
+    assert before["lr-0.01/seed-0-retrieval.json"] != after["lr-0.01/seed-0-retrieval.json"]

@@ -24,6 +24,7 @@ from intarsia.data.scenes import SceneSet
 from intarsia.evaluation.harness import PROTOCOLS, phrase_boxes
 from intarsia.evaluation.metrics import Metric, Outcomes, summarise
 from intarsia.evaluation.result import PACKAGE, make_result, revision, versions, write_result
+from intarsia.identity import result_keys
 from intarsia.model import Model, ModelSpec
 from intarsia.report import Column, Curve, PhraseMap, Picture, write_report
 from intarsia.runtime import progress
@@ -185,6 +186,7 @@ def _evaluate(
                 data="scenes",
                 seed=seed,
                 config={},
+                keys=result_keys(model, test, {"protocol": protocol}),
             ),
         )
         metrics |= found

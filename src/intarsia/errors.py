@@ -32,6 +32,10 @@ class TrainingError(IntarsiaError):
     """Training cannot go on (for example a loss that is not finite)."""
 
 
+class CutTextWarning(UserWarning):
+    """Texts are longer than the model's context: their ends do not count."""
+
+
 class MissingExtraError(IntarsiaError, ImportError):
     """An optional dependency is not installed."""
 

@@ -1,13 +1,12 @@
-"""A backbone and a method, together: what is trained, saved, loaded and asked."""
+"""A backbone and a method, together: what is built, trained, saved and loaded."""
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
-from itertools import repeat
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,20 +14,17 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from intarsia.backbones.base import SIDES, Backbone, Side
-from intarsia.backbones.loading import load_backbone
-from intarsia.data.images import AnyImage, picture, source_of
-from intarsia.data.problems import Problems
+from intarsia.backbones.loading import is_base_folder, load_backbone
+from intarsia.encode.encoder import Encoder
 from intarsia.errors import ConfigError, unknown
-from intarsia.features.component_pairs import image_features, text_features
-from intarsia.features.components import ComponentSpec, ComponentStore
+from intarsia.features.components import ComponentSpec
 from intarsia.methods import Method
 from intarsia.ops.regions import enlarged_crops
-from intarsia.ops.similarity import pairwise_scores
-from intarsia.runtime import atomic, chunks, seed_everything
-from intarsia.types import Batch, Dense, Embeddings, Features, Record, Region
+from intarsia.runtime import atomic, randomness_kept, seed_cpu
+from intarsia.types import Batch, Dense, Embeddings, Features
 
 Freeze = Literal["none", "image", "text", "towers", "backbone"]
 FROZEN: dict[Freeze, tuple[Side, ...]] = {
@@ -38,7 +34,8 @@ FROZEN: dict[Freeze, tuple[Side, ...]] = {
     "towers": SIDES,
     "backbone": SIDES,
 }
-WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
+WEIGHTS, CONFIG, BACKBONE = "model.safetensors", "config.yaml", "backbone"
+PRECISIONS = torch.float32, torch.bfloat16, torch.float16
 
 
 @dataclass(frozen=True)
@@ -61,11 +58,16 @@ class ModelSpec:
     dense: Dense = "value"
     components: dict[str, Any] = field(default_factory=dict)
 
-    def build(self, seed: int = 0) -> Model:
-        """A fresh model. One seed gives one start, whatever the method."""
-        seed_everything(seed)
-        backbone = load_backbone(**self.backbone)
-        seed_everything(seed)
+    def build(self, seed: int = 0, *, kept: Path | None = None) -> Model:
+        """A fresh model. One seed gives one start, whatever the method.
+
+        Args:
+            seed: of all that is random.
+            kept: as of ``load_backbone``.
+        """
+        seed_cpu(seed)
+        backbone = load_backbone(**self.backbone, kept=kept)
+        seed_cpu(seed)
         method_class = _method_class(self.method["class_path"])
         method = method_class(backbone.dims, **self.method.get("init_args") or {})
         return Model(
@@ -88,8 +90,8 @@ def _method_class(path: str) -> Callable[..., Method]:
     return found
 
 
-class Model(nn.Module):
-    """What ``load_model`` returns: encode pictures and texts, compare them, look inside a pair."""
+class Model(Encoder):
+    """What ``load_model`` returns: an :class:`Encoder` that can be trained and saved."""
 
     def __init__(
         self,
@@ -100,34 +102,20 @@ class Model(nn.Module):
         dense: Dense = "value",
         components: ComponentSpec = ComponentSpec(),  # noqa: B008  frozen
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, method, dense=dense, components=components)
         if freeze not in FROZEN:
             raise ConfigError(unknown("freeze", freeze, FROZEN))
         if "components" in method.needs and freeze != "backbone":
             raise ConfigError(
                 f"{type(method).__name__} works over a frozen backbone: set freeze: backbone"
             )
-        self.component_spec = components
-        self.cache: Path | None = None
-        self.backbone, self.method, self.freeze = backbone, method, freeze
+        self.freeze = freeze
         self.fresh_towers = True  # a build gives them: they need not be saved when frozen
-        self.dense: Dense | None = dense if "patches" in method.needs else None
-        self._patches: Dense = dense
         self.frozen = FROZEN[freeze]
         if self.frozen:
             backbone.freeze_towers(*self.frozen)
         if freeze == "backbone":
             backbone.requires_grad_(False)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.method.parameters()).device
-
-    @cached_property
-    def components(self) -> ComponentStore:
-        """Where components are found and embedded; kept in the folder ``cache`` if that is set."""
-        folder = None if self.cache is None else self.cache / "components"
-        return ComponentStore(self.backbone, self.component_spec, folder)
 
     def features(self, batch: Batch) -> Features:
         if batch.features is not None:
@@ -197,94 +185,6 @@ class Model(nn.Module):
         """The losses of a batch of pairs."""
         return self.losses(*self.embed(batch))
 
-    # ---- asking -------------------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def image_features(self, images: Sequence[AnyImage], *, patches: bool = False) -> Features:
-        dense = self._patches if patches else self.dense
-        pixels = torch.stack([self.backbone.preprocess(picture(image)) for image in images])
-        return self.backbone.encode_image(pixels.to(self.device), dense=dense)
-
-    @torch.inference_mode()
-    def text_features(self, texts: Sequence[str]) -> Features:
-        return self.backbone.encode_text(self.backbone.tokenize(texts).to(self.device))
-
-    @torch.inference_mode()
-    def encode_images(
-        self,
-        images: Iterable[AnyImage],
-        *,
-        regions: Iterable[Sequence[Region]] | None = None,
-        batch_size: int | None = None,
-    ) -> Embeddings:
-        """Pictures -> embeddings on the CPU, ``batch_size`` at a time (None = what is fast).
-
-        ``regions`` are those of each picture, for methods that match components without a detector.
-        """
-        self.eval()
-        images = [images] if isinstance(images, str) else images
-        if "components" in self.method.needs:
-            return self._component_images(images, regions, batch_size or 256)
-        batch_size = batch_size or self.backbone.images_at_once
-        encode = self.method.encode_image
-        parts = [encode(self.image_features(some)).cpu() for some in chunks(images, batch_size)]
-        return Embeddings.concatenate(parts)
-
-    def _component_images(
-        self,
-        images: Iterable[AnyImage],
-        regions: Iterable[Sequence[Region]] | None,
-        batch_size: int,
-    ) -> Embeddings:
-        known = repeat(()) if regions is None else regions
-        records = [
-            Record(str(i), source_of(image), (), tuple(boxes))
-            for i, (image, boxes) in enumerate(zip(images, known, strict=False))
-        ]
-        found = self.components.add_pictures(records, Problems(0.0))
-        parts = image_features(
-            self.components,
-            [part for part in found if part is not None],
-            roles="roles" in self.method.needs,
-            batch_size=batch_size,
-        )
-        return Embeddings.concatenate([self.method.encode_image(part).cpu() for part in parts])
-
-    @torch.inference_mode()
-    def encode_texts(self, texts: Iterable[str], *, batch_size: int = 256) -> Embeddings:
-        """Texts -> embeddings on the CPU, ``batch_size`` at a time; one string is one text."""
-        self.eval()
-        texts = [texts] if isinstance(texts, str) else texts
-        encode = self.method.encode_text
-        if "components" in self.method.needs:
-            found = self.components.add_texts(list(texts))
-            roles = "roles" in self.method.needs
-            some = text_features(self.components, found, roles=roles, batch_size=batch_size)
-            return Embeddings.concatenate([encode(features).cpu() for features in some])
-        parts = [encode(self.text_features(some)).cpu() for some in chunks(texts, batch_size)]
-        return Embeddings.concatenate(parts)
-
-    @torch.inference_mode()
-    def similarity(self, image: Embeddings, text: Embeddings) -> tuple[Tensor, Tensor]:
-        """Image-to-text and text-to-image similarity, both (I,T)."""
-        return pairwise_scores(image, text, self.method.terms)
-
-    @torch.inference_mode()
-    def alignment(self, image: AnyImage, text: str) -> Tensor:
-        """(vectors of the picture, vectors of the text): who matches whom inside one pair."""
-        return self.method.alignment(self.encode_images([image]), self.encode_texts([text]))
-
-    @torch.inference_mode()
-    def patch_maps(self, image: AnyImage, phrases: Sequence[str]) -> Tensor:
-        """Where each phrase is in one picture: (P,h,w), higher = better match."""
-        self.eval()
-        picture = self.image_features([image], patches=True)
-        rows = torch.zeros(len(phrases), dtype=torch.long, device=self.device)
-        maps = self.method.patch_map(picture.rows(rows), self.text_features(phrases))
-        return maps.view(-1, *self.backbone.dims.grid).cpu()
-
-    # ---- saving -------------------------------------------------------------------------------
-
     def trained_state(self) -> dict[str, Tensor]:
         """Every tensor that a fresh build does not already give: all but its frozen towers."""
         skip = self._keys_of(self.frozen) if self.fresh_towers else set()
@@ -310,9 +210,14 @@ class Model(nn.Module):
         return self.backbone.fingerprint(*self.frozen) if left_out else ""
 
     def save(self, path: Path) -> None:
-        """Write the trained weights as safetensors, atomically."""
+        """Write the trained weights as safetensors, atomically; where they are all that there are,
+        beside them what the backbone takes to be built without its base."""
         state = {k: v.detach().cpu().contiguous() for k, v in self.trained_state().items()}
-        frozen = self.fingerprint()
+        frozen, kept = self.fingerprint(), path.with_name(BACKBONE)
+        if self.backbone.has_base and not frozen and not kept.exists():
+            draft = kept.with_name(f".{BACKBONE}.{os.getpid()}")
+            self.backbone.keep(draft)
+            draft.rename(kept)
         with atomic(path) as draft:
             save_file(state, draft, metadata={"format": "pt", "frozen_towers": frozen})
 
@@ -366,24 +271,65 @@ def _stored(path: Path) -> tuple[str, dict[str, Tensor]]:
         return (file.metadata() or {}).get("frozen_towers", ""), tensors
 
 
-def load_model(directory: str | Path, *, device: torch.device | str = "cpu") -> Model:
-    """The model that ``intarsia train --out DIRECTORY`` left.
+def load_model(
+    source: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Model:
+    """A trained model, or a base by its name, in evaluation mode; nobody's random numbers change.
+
+    Args:
+        source: the folder that ``intarsia train --out FOLDER`` left, or what ``load_backbone``
+            takes, such as ``openclip:ViT-B-32:laion2b_s34b_b79k``: a backbone alone, compared by
+            its global vectors.
+        device: where to; None = the CPU.
+        dtype: of the backbone: float32 (None), bfloat16 or float16, for inference only. The
+            method's own layers, and all embeddings, stay float32.
 
     Raises:
-        ConfigError: not such a directory, or its weights do not fit its config.
+        ConfigError: no such folder, weights that do not fit their config, another ``dtype``.
+        BackboneError: no such base.
     """
-    directory = Path(directory)
-    for name in (CONFIG, WEIGHTS):
-        if not (directory / name).is_file():
-            raise ConfigError(f"{directory} is not a trained model: it has no {name}")
-    config = yaml.safe_load((directory / CONFIG).read_text())
-    model = read_spec(directory).build(config.get("seed", 0))
-    model.load(directory / WEIGHTS)
+    if dtype not in (None, *PRECISIONS):
+        raise ConfigError(unknown("dtype", str(dtype), map(str, PRECISIONS)))
+    folder = Path(source)
+    with randomness_kept():
+        if _is_run(folder):
+            model = _trained(folder)
+        else:
+            model = ModelSpec({"spec": str(source)}).build()
+    model.backbone.to(dtype)
     return model.to(device).eval()
 
 
+def config_of(source: str | Path) -> dict[str, Any]:
+    """The resolved config of what :func:`load_model` takes."""
+    if not _is_run(Path(source)):
+        return asdict(ModelSpec({"spec": str(source)}))
+    config: dict[str, Any] = yaml.safe_load((Path(source) / CONFIG).read_text())
+    return config
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a source is the folder of a run; a folder that is neither that nor a base is one
+    that lacks something."""
+    return (folder / CONFIG).is_file() or (folder.is_dir() and not is_base_folder(folder))
+
+
+def _trained(folder: Path) -> Model:
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder} is not a trained model: it has no {name}")
+    spec, kept = read_spec(folder), folder / BACKBONE
+    seed = config_of(folder).get("seed", 0)
+    model = spec.build(seed, kept=kept if kept.is_dir() else None)
+    model.load(folder / WEIGHTS)
+    return model
+
+
 def read_spec(directory: Path) -> ModelSpec:
-    config = yaml.safe_load((directory / CONFIG).read_text())
+    config = config_of(directory)
     try:
         return ModelSpec(
             **{item.name: config[item.name] for item in fields(ModelSpec) if item.name in config}

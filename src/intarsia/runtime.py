@@ -27,11 +27,29 @@ from rich.text import Text
 T = TypeVar("T")
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch (all devices)."""
+def seed_cpu(seed: int) -> None:
+    """Seed Python, NumPy and torch on the CPU, where models are built."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (all devices)."""
+    seed_cpu(seed)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def randomness_kept() -> Iterator[None]:
+    """What happens inside does not change the random numbers that come afterwards on the CPU."""
+    python, numpy, torchs = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(torchs)
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

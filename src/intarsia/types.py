@@ -124,13 +124,15 @@ class TokenBatch(_Batched):
 
     ``ids`` (B,N) and ``attention`` (B,N; padding False) feed the text tower; ``mask`` (B,N) is
     True for real tokens only, so neither padding nor BOS/EOS/CLS/SEP; ``offsets`` (B,N,2) are
-    each token's character span in its text, (0, 0) where ``mask`` is False.
+    each token's character span in its text, (0, 0) where ``mask`` is False. ``cut`` (B,) is True
+    where the text had more tokens than the context holds.
     """
 
     ids: Tensor
     attention: Tensor
     mask: Tensor
     offsets: Tensor
+    cut: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
@@ -138,7 +140,8 @@ class TokenBatch(_Batched):
     def trimmed(self) -> TokenBatch:
         """As wide as the longest text; what is left out is padding, which must mean nothing."""
         width = int(self.attention.any(0).sum())
-        return self.map(lambda tensor: tensor[:, :width])
+        names = ("ids", "attention", "mask", "offsets")
+        return replace(self, **{name: getattr(self, name)[:, :width] for name in names})
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +257,14 @@ class Embeddings(_Batched):
     ``groups[name]`` is (B,D) or (B,K,D); ``masks[name]`` (B,K) where some of the K are padding.
     ``ids`` (B,) int64 says which picture a row belongs to: rows with equal ids are positives of
     one another, never negatives. ``labels[name]`` (B,K) does the same for a group's vectors.
+    ``cut`` (B,) is True for texts whose ends were beyond the context, so that they do not count.
     """
 
     groups: dict[str, Tensor]
     masks: dict[str, Tensor] = field(default_factory=dict)
     ids: Tensor | None = None
     labels: dict[str, Tensor] = field(default_factory=dict)
+    cut: Tensor | None = None
 
     def __getitem__(self, group: str) -> Tensor:
         return self.groups[group]
@@ -288,8 +293,11 @@ class Embeddings(_Batched):
         groups = {name: join([p.groups for p in parts], name) for name in first.groups}
         masks = {name: join([p.masks for p in parts], name) for name in first.masks}
         labels = {name: join([p.labels for p in parts], name) for name in first.labels}
-        ids = None if first.ids is None else torch.cat([p.ids for p in parts if p.ids is not None])
-        return Embeddings(groups, masks, ids, labels)
+        ids, cut = (
+            None if getattr(first, name) is None else torch.cat([getattr(p, name) for p in parts])
+            for name in ("ids", "cut")
+        )
+        return Embeddings(groups, masks, ids, labels, cut)
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,3 +150,55 @@ def test_mistakes_are_one_clear_line(arguments, message, folder, capsys):
         main(f"evaluate {line} --model scenes-clip --device cpu".split())
     assert stop.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_cannot_be_written_is_told_before_the_work(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for path, message in ((tmp_path, "it is a folder"), (tmp_path / "file" / "r.json", "file")):
+        with pytest.raises(SystemExit) as stop:
+            main(f"evaluate retrieval --model nowhere --data scenes --json {path}".split())
+        assert stop.value.code == 2
+        shown = " ".join(capsys.readouterr().err.split())
+        assert "cannot write" in shown and message in shown and "nowhere" not in shown
+
+
+def test_an_error_of_the_system_is_one_line_with_the_path(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device", str(tmp_path / "r.json"))
+
+    monkeypatch.setattr("intarsia.evaluation.result.write_result", full)
+    line = f"--model scenes-clip --data scenes --split test[:2] --json {tmp_path / 'r.json'}"
+    with pytest.raises(SystemExit) as stop:
+        main(f"evaluate retrieval {line}".split())
+    assert stop.value.code == 2
+    shown = capsys.readouterr().err
+    assert "r.json: No space left on device" in " ".join(shown.split()) and "Traceback" not in shown
+
+
+def test_a_result_is_left_alone_only_if_it_is_of_the_same_data(tmp_path, caplog):
+    caplog.set_level("INFO")
+    file = tmp_path / "r.json"
+    line = "retrieval --data scenes --reuse --split"
+    first = run(f"{line} test[:3]", file)
+    time = file.stat().st_mtime_ns
+    assert run(f"{line} test[:3]", file) == first and file.stat().st_mtime_ns == time
+    assert "r.json stands" in caplog.text
+    second = run(f"{line} test[:4]", file)
+    assert second["keys"]["data"] != first["keys"]["data"] and second["n"] > first["n"]
+    assert "r.json is made anew: other data" in caplog.text
+
+
+def test_compare_writes_what_it_prints(tmp_path, capsys):
+    for name, split in (("a", "test[:3]"), ("b", "val[:3]")):
+        run(f"retrieval --data scenes --split {split}", tmp_path / f"{name}.json")
+    a, b, out = (tmp_path / f"{name}.json" for name in ("a", "b", "out"))
+    main(f"compare --a {a} --b {a} --json {out}".split())
+    found = json.loads(out.read_text())
+    assert found["a"] == found["b"] == ["scenes-clip"]
+    assert found["metrics"]["i2t_r1"]["value"] == 0 and found["metrics"]["i2t_r1"]["p_holm"] == 1
+    assert "scenes-clip less scenes-clip" in " ".join(capsys.readouterr().out.split())
+    content = json.loads(b.read_text())
+    b.write_text(json.dumps(content | {"split": "test[:3]", "n": json.loads(a.read_text())["n"]}))
+    with pytest.raises(SystemExit):
+        main(f"compare --a {a} --b {b}".split())
+    assert "data of key" in capsys.readouterr().err

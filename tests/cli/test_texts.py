@@ -89,3 +89,14 @@ def test_mistakes_are_one_clear_line(line, message, capsys):
         main(f"evaluate {line} {MODEL}".split())
     assert stop.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_blind_score_is_of_the_cases_that_the_model_answers(svo):
+    (svo / "12.png").unlink()
+    own = svo / "own.jsonl"
+    own.write_text(own.read_text().replace("12.png", "11.png").replace("rides a horse", "is tall"))
+    line = f"svo --root {svo} --images {svo} --blind file --blind-root {own}"
+    result = run(f"{line} --max-bad-fraction 0.5", svo / "r.json")
+    assert result["blind"]["n"] == result["n"] == 1
+    for name, metric in result["metrics"].items():
+        assert result["blind"]["metrics"][name]["n"] == metric["n"]

@@ -71,7 +71,8 @@ def test_captions_alone_need_a_caption_for_each_image(root: Path) -> None:
     problems = tolerant()
     assert [r.id for r in coco(root, "val2017", problems)] == ["9"]
     assert [(Path(p.source).name, p.field) for p in problems] == [
-        ("000000000007.jpg", "captions[0]")
+        ("000000000007.jpg", "captions[0]"),
+        ("000000000007.jpg", "captions"),
     ]
 
 
@@ -109,9 +110,10 @@ def test_neither_file_names_the_splits_there_are(root: Path) -> None:
     [
         ({"annotations": {}}, "field 'annotations' must be a list, is dict"),
         ({"categories": None}, "field 'categories' must be a list, is NoneType"),
-        ({"images": [{"id": 7}]}, "lacks the field 'file_name'"),
-        ({"annotations": [{"id": 1, "image_id": 7, "segments_info": []}]}, "the field 'bbox'"),
-        ({"annotations": [box(1, 7, 1, [0, 0, 1])]}, "of another format"),
+        ({"images": [{"id": 7}]}, r"images\[0\]: file_name: is missing"),
+        ({"annotations": [{"id": 1, "image_id": 7, "category_id": 1}]}, "bbox: is missing"),
+        ({"annotations": [box(1, 7, 1, [0, 0, 1])]}, "1: bbox: must be x, y, width and height"),
+        ({"annotations": ["box"]}, r"annotations\[0\]: entry: is of another format"),
     ],
 )
 def test_another_format_is_fatal(root: Path, change: dict[str, Any], message: str) -> None:
@@ -129,3 +131,39 @@ def test_broken_json_is_fatal(root: Path) -> None:
     write(root, "captions", CAPTIONS).write_text('{"images": [')
     with pytest.raises(DataError, match=r"captions_val2017\.json: not JSON"):
         list(coco(root, "val2017", Problems()))
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        ({"bbox": []}, "bbox"),
+        ({"bbox": ["5", "5", "20", "20"]}, "bbox"),
+        ({"bbox": None}, "bbox"),
+        ({"category_id": [1]}, "entry"),
+    ],
+)
+def test_one_bad_annotation_costs_itself(root: Path, bad: dict[str, Any], field: str) -> None:
+    boxes = [box(n, 7 if n % 2 else 9, 1, [0, 0, 5, 5]) for n in range(3_000)]
+    boxes[12] |= bad
+    del boxes[13]["bbox"]
+    path = write(root, "instances", boxes)
+    problems = Problems()
+    assert sum(len(record.regions) for record in coco(root, "val2017", problems)) == 2_998
+    assert [(p.source, p.field) for p in problems] == [
+        (f"{path}: annotation 12", field),
+        (f"{path}: annotation 13", "bbox"),
+    ]
+    assert problems.summary().startswith(
+        "0 of 2 records are bad (0%); 2 of 3000 boxes are bad (0.0667%)"
+    )
+
+
+def test_a_list_of_captions_is_captions(root: Path) -> None:
+    texts = [*CAPTIONS[1:], {"id": 4, "image_id": 9, "caption": ["One.", "Two."]}]
+    path = write(root, "captions", [*texts, {"id": 5, "image_id": 9, "caption": 7}])
+    problems = tolerant()
+    dog, person = coco(root, "val2017", problems)
+    assert (dog.captions, person.captions) == (("A dog.", "The dog."), ("One.", "Two."))
+    assert [str(p) for p in problems] == [
+        f"{path}: annotation 5: caption: must be text or a list of texts, is 7"
+    ]

@@ -121,10 +121,18 @@ def test_a_broken_mask_is_a_problem_not_a_crash(root: Path) -> None:
 @pytest.mark.parametrize(
     ("annotations", "categories", "message"),
     [
-        ([{"image_id": 7, "file_name": "7.png"}], CATEGORIES, "lacks the field 'segments_info'"),
-        ([{"image_id": 7, "segments_info": []}], CATEGORIES, "lacks the field 'file_name'"),
+        ([{"image_id": 7, "file_name": "7.png"}], CATEGORIES, "segments_info: is missing"),
+        (
+            [{"image_id": 7, "segments_info": []}],
+            CATEGORIES,
+            r"annotations\[0\]: file_name: is missing",
+        ),
         (PICTURES, {"18": "dog"}, "field 'categories' must be a list, is dict"),
-        ([picture(7, segment(1, 18, [1, 2, 3]))], CATEGORIES, "of another format"),
+        (
+            [picture(7, segment(1, 18, [1, 2, 3]))],
+            CATEGORIES,
+            "segment 1: bbox: must be x, y, width",
+        ),
     ],
 )
 def test_another_format_is_fatal(

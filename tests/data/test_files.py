@@ -1,125 +1,143 @@
-import json
+import os
+import subprocess
+import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE
 from pathlib import Path
 
 import pytest
 
-from intarsia.data.files import table_file
+import intarsia
+from intarsia.data.files import read_csv, read_text
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    inner = tmp_path / "data"
-    (inner / "img").mkdir(parents=True)
-    for name in ("img/a.jpg", "img/b.jpg", "../secret.jpg"):
-        (inner / name).write_bytes(b"jpeg")
-    return inner
+COLUMNS = ("image", "caption")
 
 
-def tolerant() -> Problems:
-    return Problems(max_fraction=10)
-
-
-def lines(*objects: object) -> str:
-    return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in objects)
-
-
-ROWS = [("img/b.jpg", "one"), ("img/a.jpg", 'a, "b"\u2028c'), ("img/b.jpg", "two")]
-AS_JSONL = lines(*({"image": image, "caption": caption} for image, caption in ROWS))
-AS_CSV = '\ufeffimage,caption\nimg/b.jpg,one\nimg/a.jpg,"a, ""b""\u2028c"\nimg/b.jpg,two\n'
-AS_TSV = 'caption\timage\none\timg/b.jpg\n"a, ""b""\u2028c"\timg/a.jpg\ntwo\timg/b.jpg\n'
-
-
-@pytest.mark.parametrize(
-    ("suffix", "text"), [("csv", AS_CSV), ("tsv", AS_TSV), ("jsonl", AS_JSONL)]
-)
-def test_rows_of_one_image_are_gathered_in_order(folder: Path, suffix: str, text: str) -> None:
-    path = folder / f"captions.{suffix}"
+def rows(tmp_path: Path, text: str, problems: Problems, delimiter: str = ",") -> list[list[str]]:
+    path = tmp_path / "captions.txt"
     path.write_text(text, encoding="utf-8")
-    problems = Problems()
-    first, second = table_file(path, problems)
-    assert (first.id, first.image) == ("img/b.jpg", folder / "img/b.jpg")
-    assert first.captions == ("one", "two")
-    assert second.captions == ('a, "b"\u2028c',)
-    assert (problems.num_seen, len(problems)) == (2, 0)
+    return [list(row.values()) for _, row in read_csv(path, COLUMNS, problems, delimiter)]
 
 
-def test_ids_and_absolute_paths(folder: Path) -> None:
-    path = folder / "captions.jsonl"
-    outside = folder.parent / "secret.jpg"
-    rows = [
-        {"image": "img/a.jpg", "caption": "x", "id": 5},
-        {"image": str(outside), "caption": "y"},
-    ]
-    path.write_text(lines(*rows))
-    records = list(table_file(path, Problems()))
-    assert [(r.id, r.image) for r in records] == [
-        ("5", folder / "img/a.jpg"),
-        (str(outside), outside),
-    ]
-
-
-def test_a_relative_path_never_leaves_the_folder(folder: Path) -> None:
-    path = folder / "captions.csv"
-    path.write_text("image,caption\nimg/../../secret.jpg,x\nimg/../img/a.jpg,y\n")
-    problems = tolerant()
-    assert [r.captions for r in table_file(path, problems)] == [("y",)]
-    assert [(p.source, p.field) for p in problems] == [(f"{path}:2", "image")]
-
-
-def test_bad_rows_are_counted_with_their_line(folder: Path) -> None:
-    path = folder / "captions.jsonl"
-    rows = [
-        {"image": "img/a.jpg", "caption": "good", "id": "A"},
-        {"image": "img/a.jpg", "caption": "another id", "id": "B"},
-        {"image": "img/b.jpg", "caption": "used id", "id": "A"},
-        {"image": "img/gone.jpg", "caption": "lost"},
-        {"image": "img/a.jpg", "caption": ["x"], "id": "A"},
-        {"caption": "of what"},
-        {"image": "img/a.jpg", "caption": "", "id": "A"},
-        ["a", "list"],
-    ]
-    path.write_text(lines(*rows) + "{broken\n")
-    problems = tolerant()
-    (record,) = table_file(path, problems)
-    assert (record.id, record.captions) == ("A", ("good",))
-    assert {(p.source.removeprefix(f"{folder}/"), p.field) for p in problems} == {
-        ("captions.jsonl:2", "id"),
-        ("img/b.jpg", "id"),
-        ("img/gone.jpg", "image"),
-        ("captions.jsonl:5", "caption"),
-        ("captions.jsonl:6", "image"),
-        ("img/a.jpg", "captions[1]"),
-        ("captions.jsonl:8", "row"),
-        ("captions.jsonl:9", "row"),
-    }
-
-
-def test_csv_rows_of_another_length_are_counted(folder: Path) -> None:
-    path = folder / "captions.csv"
-    path.write_text("image,caption\nimg/a.jpg\nimg/a.jpg,x, y\nimg/a.jpg,z\n")
-    problems = tolerant()
-    assert [r.captions for r in table_file(path, problems)] == [("z",)]
-    assert [p.source for p in problems] == [f"{path}:2", f"{path}:3"]
+def told(problems: Problems) -> list[tuple[str, str]]:
+    return [(problem.source.rpartition(":")[2], problem.reason) for problem in problems]
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
+    ("mark", "encoding"),
     [
-        ("a.csv", "image,text\n", "no column 'caption'"),
-        ("a.csv", "", "no column 'image'"),
-        ("a.tsv", 'image\tcaption\nimg/a.jpg\t"open\n', "broken quoting"),
-        ("a.parquet", "", "unknown suffix '.parquet': choose from .csv, .jsonl, .tsv"),
+        (b"", "utf-8"),
+        (b"\xef\xbb\xbf", "utf-8"),
+        (BOM_UTF16_LE, "utf-16-le"),
+        (BOM_UTF16_BE, "utf-16-be"),
+        (BOM_UTF32_LE, "utf-32-le"),
     ],
 )
-def test_another_format_is_fatal(folder: Path, name: str, text: str, message: str) -> None:
-    (folder / name).write_text(text)
-    with pytest.raises(DataError, match=message) as caught:
-        list(table_file(folder / name, Problems()))
-    assert name in str(caught.value)
+def test_the_byte_order_mark_says_the_encoding(tmp_path: Path, mark: bytes, encoding: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(mark + "caf\u00e9\r\n\u56fe\rx\n".encode(encoding))
+    assert read_text(path) == "caf\u00e9\n\u56fe\nx\n"
 
 
-def test_missing_file_is_fatal(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.csv: cannot be read: No such file"):
-        list(table_file(folder / "gone.csv", Problems()))
+def test_latin_1_is_refused_with_its_line_and_advice(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("image,caption\n0.png,plain\n1.png,caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(
+        DataError, match=r"a\.csv:3: not UTF-8 text: .* 0xe9 .*iconv -f WINDOWS-1252"
+    ):
+        read_text(path)
+
+
+def test_utf_16_without_a_mark_is_refused_with_advice(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("image,caption\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"a\.csv: not UTF-8 text: .*iconv -f UTF-16LE"):
+        read_text(path)
+
+
+def test_a_stray_quote_costs_its_own_line(tmp_path: Path) -> None:
+    problems = Problems(1.0)
+    text = 'image,caption\n0,a\n1,"open\n2,"b, c"\n3,"d" e\n4,"f\ng"\n5,5" nail\n'
+    assert rows(tmp_path, text, problems) == [
+        ["0", "a"],
+        ["2", "b, c"],
+        ["4", "f\ng"],
+        ["5", '5" nail'],
+    ]
+    (third, reason), (fifth, _) = told(problems)
+    assert (third, fifth) == ("3", "5") and reason.startswith("broken quoting")
+    assert "2 of 6 rows are bad (33.3%)" in problems.summary()
+
+
+def test_a_quote_without_an_end_costs_its_own_line(tmp_path: Path) -> None:
+    problems = Problems(1.0)
+    assert rows(tmp_path, 'image,caption\n0,"open\n1,b\n2,c\n', problems) == [
+        ["1", "b"],
+        ["2", "c"],
+    ]
+    assert [line for line, _ in told(problems)] == ["2"]
+
+
+def test_a_row_of_several_lines_is_named_by_its_first(tmp_path: Path) -> None:
+    problems = Problems(1.0)
+    assert rows(tmp_path, 'image,caption\n0,"a\nb",c\n\n1,d\n', problems) == [["1", "d"]]
+    assert told(problems) == [("2", "has 3 cells for the 2 columns")]
+
+
+def test_quotation_marks_in_a_tsv_belong_to_the_captions(tmp_path: Path) -> None:
+    problems = Problems(0)
+    text = (
+        'image\tcaption\n0\t"Stop" says a sign\n1\t"open\n2\tclosed"\n3\t"a ""b"" c"\n4\t"x\ny"\n'
+    )
+    assert rows(tmp_path, text, problems, "\t") == [
+        ["0", '"Stop" says a sign'],
+        ["1", '"open'],
+        ["2", 'closed"'],
+        ["3", 'a "b" c'],
+        ["4", "x\ny"],
+    ]
+    assert len(problems) == 0
+
+
+def test_captions_may_be_long(tmp_path: Path) -> None:
+    long = "x" * 200_000
+    assert rows(tmp_path, f"image,caption\n0,{long}\n", Problems(0)) == [["0", long]]
+
+
+def test_a_column_is_never_lost(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'caption' stands twice .* rows of their own"):
+        rows(tmp_path, "image,caption,caption\n0,a,b\n", Problems())
+    assert rows(tmp_path, "image,caption,,\n0,a,,\n", Problems()) == [["0", "a", ""]]
+
+
+READS_AND_WRITES = """
+import sys, warnings
+from pathlib import Path
+from intarsia.data.problems import Problems
+from intarsia.data.readers import read
+warnings.simplefilter("error", EncodingWarning)
+problems = Problems(1.0)
+for name in sys.argv[1:]:
+    (record,) = read("file", Path(name), problems=problems)
+    assert record.captions == ("caf\\u00e9",), record
+problems.write(Path("problems.jsonl"))
+"""
+
+
+def test_no_locale_changes_what_is_read_and_written(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"picture")
+    rows = {
+        "a.csv": "image,caption\n0.png,caf\u00e9\ng\u00f6ne.png,x\n",
+        "a.tsv": "image\tcaption\n0.png\tcaf\u00e9\n",
+        "a.jsonl": '{"image": "0.png", "caption": "caf\u00e9"}\n',
+    }
+    for name, text in rows.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    command = [sys.executable, "-X", "warn_default_encoding", "-c", READS_AND_WRITES, *rows]
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    source = str(Path(intarsia.__file__).parents[1])
+    environment = {**os.environ, **plain, "PYTHONPATH": source}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "g\u00f6ne.png" in (tmp_path / "problems.jsonl").read_text(encoding="utf-8")

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from intarsia.data.flickr import flickr8k, flickr30k
+from intarsia.data.order import Part
 from intarsia.data.problems import Problems
+from intarsia.data.readers import read
 from intarsia.errors import ConfigError, DataError
 from intarsia.runtime import data_root
 
@@ -37,12 +39,12 @@ def tolerant() -> Problems:
     return Problems(max_fraction=10)
 
 
-def test_flickr8k_follows_the_official_list(kaggle: Path) -> None:
+def test_flickr8k_is_the_official_list_in_the_order_of_ids(kaggle: Path) -> None:
     problems = Problems()
     records = list(flickr8k(kaggle, "train", problems))
-    assert [r.id for r in records] == ["2_b", "1_a"]
-    assert records[1].captions == ('A dog , red "ball" , and a boy .', "Second .")
-    assert records[1].image == kaggle / "Images" / "1_a.jpg"
+    assert [r.id for r in records] == ["1_a", "2_b"]
+    assert records[0].captions == ('A dog , red "ball" , and a boy .', "Second .")
+    assert records[0].image == kaggle / "Images" / "1_a.jpg"
     assert (problems.num_seen, len(problems)) == (2, 0)
 
 
@@ -88,7 +90,7 @@ def test_flickr8k_missing_or_foreign_files_are_fatal(kaggle: Path) -> None:
     with pytest.raises(DataError, match=r"captions\.txt: no column 'image'"):
         list(flickr8k(kaggle, "train", Problems()))
     (kaggle / "captions.txt").write_bytes(b"image,caption\n1_a.jpg,caf\xe9\n")
-    with pytest.raises(DataError, match=r"captions\.txt: not UTF-8"):
+    with pytest.raises(DataError, match=r"captions\.txt:2: not UTF-8 text: .* 0xe9 .* iconv"):
         list(flickr8k(kaggle, "train", Problems()))
     (kaggle / "Images").rename(kaggle / "elsewhere")
     with pytest.raises(DataError, match="no folder of pictures: looked for Images"):
@@ -127,9 +129,10 @@ def test_flickr30k(tmp_path: Path, folder: str) -> None:
     problems = tolerant()
     records = list(flickr30k(tmp_path, "train", problems))
     assert [(r.id, r.captions) for r in records] == [("10", ("One.", "Two."))]
-    assert {Path(p.source).name: p.field for p in problems} == {
-        "12.jpg": "captions[0]",
-        "13.jpg": "image",
+    assert {(Path(p.source).name, p.field) for p in problems} == {
+        ("12.jpg", "captions[0]"),
+        ("12.jpg", "captions"),
+        ("13.jpg", "image"),
     }
 
 
@@ -137,9 +140,12 @@ def test_flickr30k(tmp_path: Path, folder: str) -> None:
     ("images", "message"),
     [
         ({}, "field 'images' must be a list, is dict"),
-        ([{"filename": "1.jpg", "sentences": []}], "lacks the field 'split'"),
-        ([{"filename": "1.jpg", "split": "val", "sentences": [{}]}], "lacks the field 'raw'"),
-        (["1.jpg"], "of another format"),
+        ([{"filename": "1.jpg", "sentences": []}], r"json: images\[0\]: split: is missing"),
+        (
+            [{"filename": "1.jpg", "split": "val", "sentences": [{}]}],
+            r"json: images\[0\]: raw: is missing",
+        ),
+        (["1.jpg"], r"json: images\[0\]: entry: is of another format"),
     ],
 )
 def test_flickr30k_of_another_format_is_fatal(tmp_path: Path, images: object, message: str) -> None:
@@ -160,3 +166,38 @@ def test_the_real_flickr8k() -> None:
         sizes[split] = (len(records), {len(record.captions) for record in records})
     assert sizes == {"train": (6000, {5}), "dev": (1000, {5})}
     assert len(problems) == 0
+
+
+def test_flickr8k_parts_are_by_id_whatever_the_list(kaggle: Path) -> None:
+    (kaggle / "Images" / "10_d.jpg").write_bytes(b"jpeg")
+    write_captions(kaggle, [*CAPTIONS, ("10_d.jpg", "Last .")])
+    for listed in ("2_b 10_d 1_a", "10_d 1_a 2_b"):
+        (kaggle / "Flickr_8k.trainImages.txt").write_text(
+            "".join(f"{name}.jpg\n" for name in listed.split()), encoding="utf-8"
+        )
+        assert [r.id for r in flickr8k(kaggle, "train", Problems(), Part(1))] == ["1_a", "2_b"]
+
+
+def test_flickr30k_parts_are_by_id(tmp_path: Path) -> None:
+    names = ["100.jpg", "20.jpg", "3.jpg"]
+    karpathy(tmp_path, "images", [entry(name, "train", "One.") for name in names])
+    for name in names:
+        (tmp_path / "images" / name).write_bytes(b"jpeg")
+    assert [r.id for r in flickr30k(tmp_path, "train", Problems(), Part(0, 2))] == ["3", "20"]
+
+
+def test_flickr30k_one_bad_entry_costs_itself(tmp_path: Path) -> None:
+    karpathy(tmp_path, "images", [entry("1.jpg", "val", "One."), {"filename": "2.jpg"}])
+    (tmp_path / "images" / "1.jpg").write_bytes(b"jpeg")
+    problems = tolerant()
+    assert [r.id for r in flickr30k(tmp_path, "val", problems)] == ["1"]
+    assert [p.source.partition(": ")[2] for p in problems] == ["images[1]"]
+
+
+def test_the_real_lists_are_in_the_order_of_ids() -> None:
+    root = data_root() / "flickr8k"
+    if not root.is_dir():
+        pytest.skip(f"the real Flickr8k is not at {root}")
+    listed = (root / "Flickr_8k.trainImages.txt").read_text(encoding="utf-8").split()
+    part = read("flickr8k", root, "train[-500:]", Problems(0))
+    assert [record.id for record in part] == [Path(name).stem for name in listed[-500:]]

@@ -131,3 +131,29 @@ def test_an_unknown_split_names_the_lists_there_are(root: Path) -> None:
 
 def test_it_is_among_the_readers(root: Path) -> None:
     assert next(read("flickr30k_entities", root, "val")).phrases
+
+
+def test_records_come_in_the_order_of_ids_and_bad_boxes_are_a_share_of_boxes(root: Path) -> None:
+    for folder, suffix in (
+        ("Annotations", "xml"),
+        ("Sentences", "txt"),
+        ("flickr30k-images", "jpg"),
+    ):
+        old = root / folder / f"1000092795.{suffix}"
+        (root / folder / f"36979.{suffix}").write_bytes(old.read_bytes())
+    (root / "val.txt").write_text("1000092795\n36979\n", encoding="utf-8")
+    (root / "._val.txt").write_bytes(b"hidden")
+    (root / "Annotations" / "36979.xml").write_text(
+        XML.replace("<ymin>41</ymin>", "<ymin>61</ymin>"), encoding="utf-8"
+    )
+    problems = Problems(0.5)
+    assert [r.id for r in read("flickr30k_entities", root, "val", problems)] == [
+        "36979",
+        "1000092795",
+    ]
+    assert "1 of 6 boxes are bad" in problems.summary()
+    assert [r.id for r in read("flickr30k_entities", root, "val[1:]", Problems(0))] == [
+        "1000092795"
+    ]
+    with pytest.raises(ConfigError, match="choose from val$"):
+        list(read("flickr30k_entities", root, "dev"))

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from intarsia.data.image_folder import class_names, image_folder
+from intarsia.data.order import Part
 from intarsia.data.problems import Problems
 from intarsia.errors import ConfigError, DataError
 
@@ -81,3 +82,25 @@ def test_missing_folders_are_told(root):
     (root / "test").mkdir()
     with pytest.raises(DataError, match="test: no folder of a class is in it"):
         class_names(root, "test")
+
+
+def test_hidden_files_are_no_pictures(root):
+    for path in ("n02/._a.png", "n02/.DS_Store", "n02/.ipynb_checkpoints/a-checkpoint.png"):
+        file = root / "val" / path
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"hidden")
+    problems = Problems(0)
+    assert [r.id for r in read(root, problems)] == ["n01/deep/c.jpg", "n02/a.png", "n02/b.JPEG"]
+    assert "3 skipped: hidden file" in problems.summary()
+
+
+def test_pictures_come_in_the_order_of_their_paths_folder_by_folder(tmp_path):
+    names = ["2/10.png", "2/9.png", "10/1.png", "2/b/1.png", "2-a/1.png"]
+    for name in names:
+        (tmp_path / "val" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "val" / name).write_bytes(b"picture")
+    ids = [r.id for r in read(tmp_path)]
+    assert ids == ["10/1.png", "2/10.png", "2/9.png", "2/b/1.png", "2-a/1.png"]
+    for part in (Part(1, 3), Part(-2)):
+        wanted = ids[part.start : part.stop]
+        assert [r.id for r in image_folder(tmp_path, "val", Problems(), part)] == wanted

@@ -1,12 +1,14 @@
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from intarsia.data import images
-from intarsia.data.images import image_size, load_image
+from intarsia.data.images import image_size, load_image, picture
 from intarsia.errors import DataError
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -154,3 +156,61 @@ def test_a_picture_has_one_reason_however_often_it_is_read():
             load_image(b"\xff\xd8\xff not a picture")
         reasons.add(str(caught.value))
     assert len(reasons) == 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_an_exif_block_that_is_none_does_not_lose_the_picture(kind: str, tmp_path: Path) -> None:
+    exif = b"Exif\0\0\0\x08\0\x02\x01\x12\0\x03"
+    path = tmp_path / "a.img"
+    path.write_bytes(encoded(left_red_right_blue(), kind, exif=exif))
+    for loaded in (load_image(path), picture(Image.open(path))):
+        assert loaded.size == image_size(path) == (32, 16)
+        assert np.allclose(loaded.getpixel((2, 8)), RED, atol=15)
+
+
+def with_comment(size: int, before_pixels: bool) -> bytes:
+    """A PNG file whose compressed comment unpacks to ``size`` bytes."""
+    data = encoded(left_red_right_blue())
+    body = b"zTXt" + b"Comment\0\0" + zlib.compress(bytes(size))
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    place = data.index(b"IDAT") - 4 if before_pixels else data.index(b"IEND") - 4
+    return data[:place] + chunk + data[place:]
+
+
+@pytest.mark.parametrize("before_pixels", [True, False])
+@pytest.mark.parametrize("size", [3 << 20, 70 << 20])
+def test_the_size_of_a_comment_does_not_matter(
+    tmp_path: Path, size: int, before_pixels: bool
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(with_comment(size, before_pixels))
+    for source in (path, path.read_bytes()):
+        loaded = load_image(source)
+        assert np.array_equal(np.asarray(loaded), np.asarray(left_red_right_blue()))
+        assert image_size(source) == (32, 16)
+    if size < 64 << 20 or not before_pixels:
+        assert picture(Image.open(path)).getpixel((0, 0)) == RED
+
+
+def test_a_cut_off_png_with_a_large_comment_is_still_refused(tmp_path: Path) -> None:
+    data = with_comment(3 << 20, before_pixels=True)
+    with pytest.raises(DataError, match="cannot be decoded"):
+        load_image(data[: data.index(b"IDAT") + 10])
+
+
+@pytest.mark.parametrize("most", [255, 2_000_000_000])
+def test_32_bit_pixels_are_refused(most: int, tmp_path: Path) -> None:
+    ramp = np.linspace(0, most, 64).astype(np.int32).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "ramp.tif")
+    with pytest.raises(DataError, match=r"ramp\.tif: .*32-bit pixels have no fixed range: save as"):
+        load_image(tmp_path / "ramp.tif")
+
+
+def test_every_orientation_is_what_pillow_makes_of_it() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encoded(Image.fromarray(noise), exif=exif)
+        turned = ImageOps.exif_transpose(Image.open(BytesIO(data)))
+        assert np.array_equal(np.asarray(load_image(data)), np.asarray(turned))

@@ -21,7 +21,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def put(path: Path, text: str = "x") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def states(root: Path) -> list[str]:
@@ -88,3 +88,11 @@ def test_an_image_folder_is_folders_of_folders_of_pictures(tmp_path: Path) -> No
 def test_unknown_names_fail_with_the_choices(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'cocoo': choose from aro, coco"):
         check("cocoo", tmp_path)
+
+
+@pytest.mark.usefixtures("toy")
+def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:
+    for name in ("1.jpg", "._1.jpg", "._2.jpg"):
+        put(tmp_path / "train" / name)
+    finding = check("toy", tmp_path)[0]
+    assert (finding.state, finding.detail) == ("incomplete", "1 of 2 files")

@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
+from typing import Any
+from unicodedata import normalize
 
 import pytest
 
 from intarsia.data.problems import Problems, screened
 from intarsia.errors import DataError
-from intarsia.types import Record
+from intarsia.types import Record, Region
 
 
 def record(name: str, *captions: str) -> Record:
@@ -76,6 +78,7 @@ def test_screened_drops_and_names_what_is_bad(tmp_path: Path) -> None:
         ("a", "id"),
         ("b", "captions"),
         ("c", "captions[0]"),
+        ("c", "captions"),
         (str(tmp_path / "d.jpg"), "image"),
     ]
 
@@ -97,3 +100,68 @@ def test_screened_gives_up_early_on_a_hopeless_data_set() -> None:
     with pytest.raises(DataError, match="99 of 100"):
         list(screened(candidates(), Problems()))
     assert len(taken) == 100
+
+
+def test_every_kind_is_a_share_of_its_own() -> None:
+    problems = Problems()
+    problems.seen(8)
+    problems.seen(2_998, "boxes")
+    for index in range(2):
+        problems.leave_out(f"annotation {index}", "bbox", "empty", "boxes")
+    problems.check()
+    assert problems.summary() == (
+        "0 of 8 records are bad (0%); 2 of 3000 boxes are bad (0.0667%): 2 bbox"
+    )
+    for index in range(29):
+        problems.leave_out(f"file:{index}", "row", "broken", "rows")
+    with pytest.raises(DataError, match=r"29 of 29 rows are bad \(100.000%\).*first: file:0: row"):
+        problems.check()
+
+
+def test_entries_of_a_record_count_as_what_they_are() -> None:
+    problems = Problems(0.5)
+    problems.seen_record(Record("a", b"", ("x", "y"), (Region((0, 0, 1, 1)),) * 20))
+    for index in range(10):
+        problems.add("a", f"regions[{index}]", "outside")
+    problems.check()
+    assert "10 of 20 boxes are bad (50%)" in problems.summary()
+    problems.add("a", "captions[1]", "empty")
+    assert "1 of 2 captions are bad (50%)" in problems.summary()
+
+
+def test_no_share_is_over_all_of_it() -> None:
+    problems = Problems()
+    problems.expect(8)
+    for index in range(16):
+        problems.add(f"picture {index % 8}", "image" if index < 8 else "label", "bad")
+        problems.add(f"picture {index % 8}", f"regions[{index}]", "bad")
+    text = problems.summary()
+    assert text.startswith("8 of 8 records are bad (100%): 8 image, 8 label; 16 of 16 boxes")
+    with pytest.raises(DataError, match="8 of 8 records"):
+        problems.check()
+
+
+@pytest.mark.parametrize(
+    ("read", "told"),
+    [
+        (lambda entry: entry["a"]["b"], "x: b: is missing"),
+        (lambda entry: int(entry["text"]), "x: entry: is of another format: invalid literal"),
+        (lambda entry: entry["text"]["b"], "x: entry: is of another format: string indices"),
+        (lambda entry: entry["text"].items(), "x: entry: is of another format: 'str' object"),
+    ],
+)
+def test_an_entry_that_cannot_be_read_is_left_out(read: Any, told: str) -> None:
+    problems = Problems()
+    with problems.entry("x", "boxes"):
+        read({"a": {}, "text": "words"})
+    (problem,) = problems
+    assert str(problem).startswith(told)
+    assert "1 of 1 boxes" in problems.summary()
+
+
+def test_a_picture_is_found_by_its_name_in_other_code_points(tmp_path: Path) -> None:
+    path = tmp_path / normalize("NFD", "caf\u00e9.jpg")
+    path.write_bytes(b"jpeg")
+    asked = tmp_path / normalize("NFC", path.name)
+    (found,) = screened([Record("a", asked, ("x",))], Problems())
+    assert isinstance(found.image, Path) and found.image.samefile(path)

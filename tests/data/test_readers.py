@@ -60,7 +60,7 @@ def test_scenes_are_among_the_readers() -> None:
 def test_bad_records_are_told_in_one_warning(
     captions: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with captions.open("a") as file:
+    with captions.open("a", encoding="utf-8") as file:
         file.write("gone.png,a circle\n")
     problems = Problems(max_fraction=0.5)
     with caplog.at_level(logging.WARNING):
@@ -87,3 +87,20 @@ def test_every_reader_has_its_name() -> None:
         "imagenet",
         "scenes",
     }
+
+
+def test_a_slice_of_scenes_draws_only_those() -> None:
+    problems = Problems()
+    records = list(read("scenes", split="val[990:]", problems=problems))
+    assert [r.id for r in records] == [f"scenes/val/0/{n}" for n in range(990, 1000)]
+    assert problems.num_seen == 10
+    share = [r.id for r in read("scenes", split="val[99%:]")]
+    assert 0 < len(share) < 30
+
+
+def test_an_id_used_twice_in_a_table_is_told(captions: Path, tmp_path: Path) -> None:
+    record = next(read("file", captions))
+    write_table(tmp_path / "t.lance", [record, record], Problems())
+    problems = Problems(0.5)
+    assert len(list(read("table", tmp_path / "t.lance", problems=problems))) == 1
+    assert "1 of 2 records are bad (50%): 1 id" in problems.summary()

@@ -99,8 +99,8 @@ def test_bad_expressions_are_told_with_their_ref(
 ) -> None:
     path = write(root, [*REFS, bad])
     problems = Problems(max_fraction=5)
-    records = list(refcoco(root, "train", problems))
-    assert len(records[0].captions) == 3
+    *_, last = refcoco(root, "train", problems)
+    assert (last.id, len(last.captions)) == ("581857", 3)
     found = {(p.source, p.field, p.reason) for p in problems}
     assert (f"{path}: ref 7", field, reason) in found
 
@@ -132,9 +132,9 @@ def test_a_pickle_is_never_read(root: Path) -> None:
     ("refs", "message"),
     [
         (INSTANCES, r"refs\(unc\)\.json: must be a list of expressions, is dict"),
-        ([{"image_id": 1, "caption": "a"}], r"refs\(unc\)\.json: an entry lacks the field 'split'"),
-        ([{"split": "train", "image_id": 9, "ref_id": 0}], "lacks the field 'ann_id'"),
-        ([7], r"refs\(unc\)\.json: an entry is of another format"),
+        ([{"image_id": 1, "caption": "a"}], r"refs\(unc\)\.json: \[0\]: split: is missing"),
+        ([{"split": "train", "image_id": 9, "ref_id": 0}], "ref 0: ann_id: is missing"),
+        ([7], r"refs\(unc\)\.json: \[0\]: entry: is of another format"),
     ],
 )
 def test_another_format_is_fatal(root: Path, refs: Any, message: str) -> None:
@@ -146,3 +146,23 @@ def test_another_format_is_fatal(root: Path, refs: Any, message: str) -> None:
 @pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog"])
 def test_it_is_among_the_readers(root: Path, name: str) -> None:
     assert next(read(name, root, "testA")).captions == ("left man",)
+
+
+def test_pictures_come_in_the_order_of_their_ids(root: Path) -> None:
+    write(root, [ref(0, 1719310, 581857, "train", "lady"), ref(1, 5, 9, "train", "man")])
+    assert [r.id for r in read("refcoco", root, "train", Problems(0))] == ["9", "581857"]
+    assert [r.id for r in read("refcoco", root, "train[1:]", Problems(0))] == ["581857"]
+
+
+@pytest.mark.parametrize("bbox", [[], ["1", "2", "3", "4"], None])
+def test_one_bad_box_costs_its_expression(root: Path, bbox: Any) -> None:
+    first, *rest = INSTANCES["annotations"]
+    changed = {**INSTANCES, "annotations": [{**first, "bbox": bbox}, *rest, {"image_id": 9}]}
+    (root / "instances.json").write_text(json.dumps(changed), encoding="utf-8")
+    problems = Problems(max_fraction=1)
+    (record,) = refcoco(root, "train", problems)
+    assert record.captions == ("man on the left",)
+    assert [(p.source.rpartition(": ")[2], p.field) for p in problems] == [
+        ("annotations[3]", "id"),
+        ("ref 0", "bbox"),
+    ]

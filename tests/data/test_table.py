@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from intarsia.data.images import load_image
+from intarsia.data.order import Part
 from intarsia.data.problems import Problems, screened
 from intarsia.data.table import SCHEMA, VERSION_KEY, RecordTable, read_table, write_table
 from intarsia.errors import DataError
@@ -150,3 +151,23 @@ def test_what_is_not_our_table_is_refused(tmp_path: Path) -> None:
             list(read_table(path))
         with pytest.raises(DataError, match=message):
             len(RecordTable(path))
+
+
+@pytest.mark.parametrize("name", ["a:b.lance", "s3:c.lance", "file:d.lance", "50% #? [e].lance"])
+def test_a_relative_path_is_no_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(Path(name), plain(2), Problems())
+    assert list(read_table(Path(name))) == plain(2)
+    assert RecordTable(Path(name))[1] == plain(2)[1]
+
+
+def test_parts_of_a_table(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.lance", plain(150), Problems())
+    for part in (Part(140), Part(-3), Part(1, 2)):
+        assert list(read_table(tmp_path / "t.lance", part)) == plain(150)[part.start : part.stop]
+    share = Part(None, 20, is_share=True)
+    assert list(read_table(tmp_path / "t.lance", share)) == list(
+        share.of(plain(150), lambda r: r.id)
+    )

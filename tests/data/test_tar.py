@@ -10,6 +10,7 @@ import webdataset as wds
 from PIL import Image
 
 from intarsia.data.images import load_image
+from intarsia.data.order import Part
 from intarsia.data.problems import Problems
 from intarsia.data.tar import webdataset
 from intarsia.errors import DataError
@@ -87,6 +88,7 @@ def test_bad_samples_are_counted_with_shard_and_key(tmp_path: Path) -> None:
         (f"{path}/text-only", "image"),
         ("s/wordless", "captions"),
         ("s/empty", "captions[0]"),
+        ("s/empty", "captions"),
         ("s/null", "captions"),
         ("s/list", "captions"),
         (f"{path}/list", "caption"),
@@ -126,3 +128,60 @@ def test_missing_or_foreign_shards_are_fatal(tmp_path: Path) -> None:
     (tmp_path / "text.tar").write_text(json.dumps({"not": "a tar"}) * 100)
     with pytest.raises(DataError, match=r"text\.tar: not a readable tar file"):
         list(webdataset(tmp_path / "text.tar", Problems()))
+
+
+@pytest.mark.parametrize("name", ["photos [new]", "what?", "star*", "{0..1}"])
+def test_what_exists_is_taken_as_it_is_written(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / "photos n").mkdir()
+    for number in range(2):
+        sample = {"__key__": "a", "jpg": picture(), "txt": "x"}
+        shard(tmp_path / name / f"s-{number}.tar", sample)
+        shard(tmp_path / "photos n" / f"other-{number}.tar", sample)
+    folder = tmp_path / name
+    for pattern, count in (("s-0.tar", 1), ("s-*.tar", 2), ("s-{0..1}.tar", 2), ("s-[1].tar", 1)):
+        assert len(list(webdataset(f"{folder}/{pattern}", Problems(0)))) == count
+    shard(folder / "s-[1].tar", {"__key__": "b", "jpg": picture(), "txt": "literal"})
+    (record,) = webdataset(folder / "s-[1].tar", Problems(0))
+    assert record.captions == ("literal",)
+
+
+def test_hidden_members_are_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "mac.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("./._a.jpg", "._a.txt", ".cache/b.jpg", "a.jpg", "a.txt"):
+            content = picture() if name == "a.jpg" else b"text"
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, BytesIO(content))
+    (record,) = webdataset(path, Problems(0))
+    assert (record.id, record.captions) == ("mac/a", ("text",))
+
+
+def test_samples_against_the_rules_of_the_format_are_told(tmp_path: Path) -> None:
+    """One key for several pictures; all pictures first, then all captions."""
+    dots = {"__key__": "trip", "1.0.jpg": picture(), "1.0.txt": "a", "1.1.jpg": picture()}
+    path = shard(tmp_path / "dots.tar", dots)
+    problems = tolerant()
+    assert list(webdataset(path, problems)) == []
+    assert [p.source for p in problems] == [f"{path}/trip"]
+    members = [{"__key__": key, "jpg": picture()} for key in "ab"]
+    members += [{"__key__": key, "txt": key} for key in "ab"]
+    path = shard(tmp_path / "order.tar", *members)
+    problems = tolerant()
+    assert list(webdataset(path, problems)) == []
+    assert [p.source for p in problems] == ["order/a", "order/b", f"{path}/a", f"{path}/b"]
+
+
+def test_parts_of_a_stream(tmp_path: Path) -> None:
+    samples = [{"__key__": str(n), "jpg": picture(), "txt": "x"} for n in (9, 30, 4, 100)]
+    first, second = samples[:2], samples[2:]
+    shard(tmp_path / "s-9.tar", *first)
+    shard(tmp_path / "s-10.tar", *second)
+    pattern = f"{tmp_path}/s-*.tar"
+    whole = [r.id for r in webdataset(pattern, Problems(0))]
+    assert whole == ["s-10/4", "s-10/100", "s-9/9", "s-9/30"]
+    assert [r.id for r in webdataset(pattern, Problems(0), Part(-1))] == whole[-1:]
+    halves = [Part(None, 50, is_share=True), Part(50, None, is_share=True)]
+    one, two = ({r.id for r in webdataset(pattern, Problems(0), part)} for part in halves)
+    assert one | two == set(whole) and not one & two

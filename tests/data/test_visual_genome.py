@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from intarsia.data import visual_genome as module
+from intarsia.data import json_stream
 from intarsia.data.problems import Problems
 from intarsia.data.readers import read
 from intarsia.data.visual_genome import visual_genome
@@ -101,7 +101,7 @@ def test_files_are_read_in_parts_of_any_size(
 ) -> None:
     root = write(tmp_path, "region_descriptions", "attributes", "relationships")
     whole = list(visual_genome(root, "all", Problems()))
-    monkeypatch.setattr(module, "CHARACTERS", 7)
+    monkeypatch.setattr(json_stream, "CHARACTERS", 7)
     assert list(visual_genome(root, "all", Problems())) == whole
     (root / "attributes.json").write_text(json.dumps(FILES["attributes"], indent=3) + "\n")
     assert list(visual_genome(root, "all", Problems())) == whole
@@ -161,9 +161,9 @@ def test_pictures_that_image_data_does_not_know_are_told(tmp_path: Path) -> None
     ("changed", "message"),
     [
         ({"images": [], "annotations": []}, r"objects\.json: must be a list of pictures, begins"),
-        ([{"image_id": 1, "relationships": []}], r"objects\.json: an entry lacks the field 'obj"),
-        (edited("objects", "objects", x="left"), r"objects\.json: an entry is of another format"),
-        ([1], r"objects\.json: an entry is of another format"),
+        ([{"image_id": 1, "relationships": []}], r"objects\.json: \[0\]: objects: is missing"),
+        (edited("objects", "objects", x="left"), r"objects\[0\]: entry: is of another format"),
+        ([1], r"objects\.json: \[0\]: entry: is of another format"),
     ],
 )
 def test_another_format_is_fatal(tmp_path: Path, changed: Any, message: str) -> None:
@@ -188,3 +188,77 @@ def test_no_annotations_and_an_unknown_split_name_the_choices(tmp_path: Path) ->
 def test_parts_are_slices(tmp_path: Path) -> None:
     write(tmp_path, "objects")
     assert [record.id for record in read("visual_genome", tmp_path, "all[-1:]")] == ["2"]
+
+
+VERSION_1 = {
+    "image_data": [{"id": i["image_id"], **i} for i in IMAGES],
+    "region_descriptions": [
+        {
+            "id": 1,
+            "regions": [
+                {
+                    **{"id": 1382, "image": 1, "phrase": "the clock is  green "},
+                    **{"x": 421, "y": 57, "width": 82, "height": 139},
+                }
+            ],
+        },
+        {"id": 2, "regions": []},
+    ],
+    "objects": [
+        {"id": 1, "objects": [{"id": 10, "names": ["car"], "x": 5, "y": 6, "w": 70, "h": 8}]},
+        {"id": 2, "objects": []},
+    ],
+    "attributes": [
+        {
+            "id": 1,
+            "attributes": [
+                {
+                    **{"id": 10, "object_names": ["car"], "attributes": ["red", "parked"]},
+                    **{"x": 5, "y": 6, "w": 70, "h": 8},
+                },
+                {"id": 11, "object_names": ["tree"], "x": 1, "y": 2, "w": 3, "h": 4},
+            ],
+        }
+    ],
+    "relationships": [
+        {
+            "id": 1,
+            "relationships": [
+                {
+                    **{"id": 5, "predicate": "ON"},
+                    "subject": {"id": 12, "name": "sign", "x": 90, "y": 91, "w": 20, "h": 21},
+                    "object": {"id": 10, "name": "car", "x": 5, "y": 6, "w": 70, "h": 8},
+                }
+            ],
+        }
+    ],
+}
+
+
+def test_version_1_says_the_same_under_other_names(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "old").mkdir()
+    names = ("region_descriptions", "objects", "attributes", "relationships")
+    for image in VERSION_1["image_data"]:
+        del image["image_id"]
+    (new,) = visual_genome(write(tmp_path / "new", *names), "all", Problems(0))
+    (old,) = visual_genome(write(tmp_path / "old", *names, **VERSION_1), "all", Problems(0))
+    assert old.captions == new.captions == ("the clock is green", "sign on car")
+    assert (old.id, old.regions, old.phrases) == (new.id, new.regions, new.phrases)
+
+
+def test_parts_count_the_pictures_of_image_data_in_the_order_of_ids(tmp_path: Path) -> None:
+    write(tmp_path, "region_descriptions", "objects", image_data=IMAGES[::-1])
+    assert [r.id for r in read("visual_genome", tmp_path, "all", Problems(0))] == ["1"]
+    (tmp_path / "region_descriptions.json").unlink()
+    assert [r.id for r in read("visual_genome", tmp_path, "all", Problems(0))] == ["1", "2"]
+    assert [r.id for r in read("visual_genome", tmp_path, "all[:1]", Problems(0))] == ["1"]
+    assert [r.id for r in read("visual_genome", tmp_path, "all-coco[1:]", Problems(0))] == []
+
+
+def test_bad_boxes_are_a_share_of_the_boxes(tmp_path: Path) -> None:
+    bad = edited("objects", "objects", x="left")
+    problems = Problems(max_fraction=0.5)
+    first, _ = visual_genome(write(tmp_path, "objects", objects=bad), "all", problems)
+    assert [region.label for region in first.regions] == ["tree"]
+    assert "1 of 2 boxes are bad (50%): 1 entry" in problems.summary()

@@ -77,7 +77,7 @@ def thing(key: int, name: str) -> dict[str, Any]:
 
 def put(path: Path, content: Any, *, raw: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if raw else json.dumps(content))
+    path.write_text(content if raw else json.dumps(content), encoding="utf-8")
 
 
 def kept(root: Path, split: str) -> set[int]:
@@ -164,6 +164,19 @@ def test_unknown_splits_name_the_choices(root: Path, split: str, message: str) -
 def test_ids_that_cannot_be_had_are_fatal(root: Path) -> None:
     with pytest.raises(DataError, match=r"coco/annotations/captions_val2014\.json: cannot be"):
         list(visual_genome(root, "all-coco_val2014", Problems()))
-    put(root / "image_data.json", [{k: v for k, v in IMAGES[0].items() if k != "coco_id"}])
-    with pytest.raises(DataError, match=r"image_data\.json: an entry lacks the field"):
+    listed = json.loads((root / "image_data.json").read_text(encoding="utf-8"))
+    del listed[0]["coco_id"]
+    put(root / "image_data.json", listed)
+    with pytest.raises(DataError, match=r"image_data\.json: image 2: coco_id: is missing"):
         list(visual_genome(root, "all-coco", Problems()))
+
+
+def test_parts_with_flickr30k_go_on_behind_the_pictures_of_visual_genome(root: Path) -> None:
+    def ids(split: str) -> list[str]:
+        return [record.id for record in read("visual_genome", root, split, Problems(0))]
+
+    whole = ids("all+flickr30k_entities")
+    assert whole == [*map(str, sorted([TRAINED, TESTED, OF_FLICKR, OWN])), "flickr30k/1"]
+    for k in range(6):
+        assert ids(f"all+flickr30k_entities[:{k}]") + ids(f"all+flickr30k_entities[{k}:]") == whole
+        assert not set(ids(f"all-coco[:{k}]")) & set(ids(f"joined+flickr30k_entities[{k}:]"))

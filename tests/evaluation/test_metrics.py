@@ -10,6 +10,7 @@ from intarsia.evaluation.metrics import (
     macro_mean,
     median_metric,
     paired_difference,
+    seeds_difference,
     summarise,
 )
 
@@ -149,3 +150,44 @@ def test_empty_and_nan_outcomes_are_named():
         summarise({"verb": Outcomes(np.array([]))})
     with pytest.raises(DataError, match=r"'noun' hold NaN, first at \[1\]"):
         summarise({"noun": Outcomes(np.array([1.0, np.nan]))})
+
+
+def seeds_gaps(rng, seeds, seed_error):
+    """(S,300) differences of truth 0: of seeds, of 100 pictures that all seeds see, of captions."""
+    pictures = np.repeat(rng.normal(0, 20, 100), 3)
+    noise = rng.normal(0, 30, (seeds, 300))
+    return rng.normal(0, seed_error, (seeds, 1)) + pictures + noise
+
+
+@pytest.mark.parametrize(("seeds", "seed_error", "at_least"), [(3, 2, 0.93), (6, 10, 0.87)])
+def test_interval_over_seeds_and_queries_covers(seeds, seed_error, at_least):
+    rng, clusters = np.random.default_rng(14), np.repeat(np.arange(100), 3)
+    covered = averaged = 0
+    for _ in range(150):
+        gaps = seeds_gaps(rng, seeds, seed_error)
+        low, high = seeds_difference(gaps, 0 * gaps, clusters, resamples=500).ci95
+        covered += low <= 0 <= high
+        low, high = paired_difference(gaps.mean(0), 0 * gaps[0], clusters, resamples=500).ci95
+        averaged += low <= 0 <= high
+    assert at_least <= covered / 150 <= 1
+    assert averaged < covered
+
+
+def test_interval_of_seeds_alone_has_their_spread():
+    """Queries that all say the same: what is left is the mean of eight seeds."""
+    gaps = np.repeat(np.random.default_rng(15).normal(3, 2, (8, 1)), 40, axis=1)
+    found = seeds_difference(gaps, 0 * gaps)
+    error = gaps[:, 0].std(ddof=1) / np.sqrt(8)
+    assert found.value == pytest.approx(gaps[:, 0].mean())
+    assert np.ptp(found.ci95) == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_equal_seeds_leave_the_interval_of_the_queries():
+    rng = np.random.default_rng(16)
+    values, clusters = rng.normal(1, 2, 300), np.repeat(np.arange(100), 3)
+    strata = np.tile(np.array(["a", "b", "b"]), 100)
+    same = np.stack([values] * 3)
+    found = seeds_difference(same, 0 * same, clusters, strata)
+    one = paired_difference(values, 0 * values, clusters, strata)
+    assert found.value == pytest.approx(one.value)
+    assert found.ci95 == pytest.approx(one.ci95, abs=0.02)

@@ -59,5 +59,5 @@ def test_bad_regions_are_told_and_do_not_shift_the_others(colour_model, painted)
     assert [(p.source, p.field) for p in problems] == [("a", "regions[0]"), ("b", "regions[0]")]
     with pytest.raises(DataError, match="none of 1 records has a phrase or a label with a box"):
         evaluate_region_retrieval(colour_model, records[1:], Problems(1.0))
-    with pytest.raises(DataError, match="2 of 2 records are bad"):
+    with pytest.raises(DataError, match="2 of 2 boxes are bad"):
         evaluate_region_retrieval(colour_model, records, Problems())

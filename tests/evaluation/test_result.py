@@ -1,5 +1,7 @@
 import json
 import subprocess
+import tomllib
+from importlib.metadata import PackageNotFoundError
 from io import StringIO
 
 import numpy as np
@@ -8,7 +10,16 @@ from rich.console import Console
 
 from intarsia.errors import DataError
 from intarsia.evaluation.metrics import Outcomes, summarise
-from intarsia.evaluation.result import KEYS, make_result, read_result, revision, table, write_result
+from intarsia.evaluation.result import (
+    KEYS,
+    PACKAGE,
+    make_result,
+    read_result,
+    revision,
+    table,
+    versions,
+    write_result,
+)
 
 OUTCOMES = {
     "i2t_r1": Outcomes.of_hits(np.array([True, False, True, True])),
@@ -26,6 +37,7 @@ def write(path, **changes):
         "data": "flickr8k",
         "seed": 3,
         "config": {"out": path.parent, "rate": 0.1},
+        "keys": {"data": "d", "model": "m", "config": "c", "code": "x"},
     }
     write_result(path, make_result(**{**settings, **changes}))
 
@@ -40,6 +52,7 @@ def test_what_is_written_is_read(tmp_path):
     assert len(result["metrics"]["i2t_r1"]["ci95"]) == 2
     assert result["per_query"]["i2t_r1"] == {"values": [100, 0, 100, 100]}
     assert result["per_query"]["macro"]["strata"] == ["swap", "add"]
+    assert result["keys"] == {"data": "d", "model": "m", "config": "c", "code": "x"}
     assert result["config"] == {"out": str(tmp_path / "new"), "rate": 0.1}
     assert set(result["versions"]) == {
         *("intarsia", "torch", "transformers", "open_clip_torch", "numpy", "python")
@@ -65,6 +78,27 @@ def test_files_that_are_no_results_are_named(tmp_path):
     (tmp_path / "part.json").write_text(json.dumps(dict.fromkeys(KEYS[:-2])))
     with pytest.raises(DataError, match="it lacks versions, revision"):
         read_result(tmp_path / "part.json")
+
+
+def test_a_file_older_than_keys_is_read(tmp_path):
+    write(tmp_path / "old.json")
+    content = json.loads((tmp_path / "old.json").read_text())
+    del content["keys"]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert read_result(tmp_path / "old.json") == content | {"keys": {}}
+
+
+def test_versions_of_a_checkout_that_is_not_installed(monkeypatch, tmp_path):
+    def version(name):
+        if name == "intarsia":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr("intarsia.evaluation.result.version", version)
+    project = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text())["project"]
+    assert versions()["intarsia"] == project["version"]
+    monkeypatch.setattr("intarsia.evaluation.result.PACKAGE", tmp_path / "lib" / "x" / "intarsia")
+    assert versions()["intarsia"] == "not installed"
 
 
 def test_table_shows_value_and_half_interval(tmp_path):

@@ -19,6 +19,8 @@ DIMS = Dims(embed=NUM, grid=(1, 1), context=4)
 class Planted:
     """A model whose similarities are given: rows of pictures against an identity of texts."""
 
+    takes_regions = False
+
     def __init__(self, base: Tensor, fine: Tensor):
         self.method = ComAlign(DIMS, terms=["global"])
         self.base, self.fine = base, fine

@@ -120,7 +120,7 @@ def test_small_pages(suite, tmp_path):
     from dataclasses import replace
 
     alone = replace(
-        suite, models={"clip": "runs/clip"}, keys={"clip": "0"}, results={}, failures={}
+        suite, models={"clip": "runs/clip"}, keys={"clip": {"model": "0"}}, results={}, failures={}
     )
     write_page(alone, benchmarks(alone), tmp_path / "a" / "page.html")
     page = Page((tmp_path / "a" / "page.html").read_text())

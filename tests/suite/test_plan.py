@@ -4,6 +4,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from intarsia.data.problems import Problems
+from intarsia.data.table import write_table
 from intarsia.errors import ConfigError, DataError
 from intarsia.evaluation.blind import TEXT_ONLY
 from intarsia.suite.plan import Plan, Source, Task, make_plan
@@ -67,11 +69,12 @@ def test_what_the_records_lack_is_skipped_with_its_reason(coco):
 
 def test_a_benchmark_without_pictures_is_skipped(tmp_path):
     (tmp_path / "sugarcrepe").mkdir()
-    (skip,) = make_plan(tmp_path, ["sugarcrepe"]).skipped
-    assert str(tmp_path / "coco/val2017") in skip.reason
-    (tmp_path / "coco/val2017").mkdir(parents=True)
-    (skip,) = make_plan(tmp_path, ["sugarcrepe"]).skipped
-    assert "add_att.json" in skip.reason
+    for reason in (str(tmp_path / "coco/val2017"), "add_att.json"):
+        reasons = {skip.protocol: skip.reason for skip in make_plan(tmp_path).skipped}
+        assert reason in reasons["sugarcrepe"]
+        with pytest.raises(DataError, match=f"asked of sugarcrepe: .*{reason}"):
+            make_plan(tmp_path, ["sugarcrepe"])
+        (tmp_path / "coco/val2017").mkdir(parents=True, exist_ok=True)
 
 
 def test_folders_of_classes_are_named_and_probed(tmp_path, records):
@@ -80,20 +83,36 @@ def test_folders_of_classes_are_named_and_probed(tmp_path, records):
             folder = tmp_path / split / f"class {i % 2}"
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(record.image).save(folder / f"{i}.png")
-    splits = ("", ":test", ":val[:3]")
+    splits = ("", ":val[:3]")
     plan = make_plan(tmp_path, [f"image_folder{split}@{tmp_path}" for split in splits])
     assert [task.protocol for task in plan.tasks] == ["zero-shot", "probe"] * 2
     assert len(plan.tasks[0].given) == 4 and len(plan.tasks[2].given) == 3
     assert all(task.inspection for task in plan.tasks)
-    assert "unknown split" in plan.skipped[0].reason
+    with pytest.raises(DataError, match="unknown split"):
+        make_plan(tmp_path, [f"image_folder:test@{tmp_path}"])
 
 
 def test_classes_that_cannot_be_told_apart_are_skipped(tmp_path):
     for name in ("hot_dog", "hot-dog"):
         (tmp_path / "val" / name).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(tmp_path / "val" / name / "1.png")
-    (skip,) = make_plan(tmp_path, [f"image_folder@{tmp_path}"]).skipped
-    assert "'hot-dog' and 'hot_dog' have the same sentences" in skip.reason
+    with pytest.raises(DataError, match="'hot-dog' and 'hot_dog' have the same sentences"):
+        make_plan(tmp_path, [f"image_folder@{tmp_path}"])
+
+
+def test_data_of_one_name_at_several_places_are_told_apart(tmp_path, records):
+    for name, some in (("a", records[:2]), ("b", records[2:4])):
+        write_table(tmp_path / f"{name}.lance", iter(some), Problems())
+    places = [f"table@{tmp_path / name}.lance" for name in "ab"]
+    plan = make_plan(tmp_path, places)
+    names = [str(task) for task in plan.tasks]
+    assert len(set(names)) == len(names)
+    assert "retrieval on table a.lance test" in names and "retrieval on table b.lance test" in names
+    assert {str(task) for task in make_plan(tmp_path, places[:1]).tasks} >= {
+        "retrieval on table test"
+    }
+    with pytest.raises(ConfigError, match="is asked for twice"):
+        make_plan(tmp_path, [places[0], places[0]])
 
 
 def test_the_key_is_of_everything_that_is_asked(records):

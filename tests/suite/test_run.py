@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from intarsia.data.problems import Problems
+from intarsia.data.table import write_table
 from intarsia.errors import ConfigError, DataError
 from intarsia.evaluation.blind import TEXT_ONLY, Lessons, blind_negatives
 from intarsia.evaluation.harness import evaluate_retrieval
 from intarsia.evaluation.result import read_result
+from intarsia.identity import code_key
 from intarsia.suite.plan import Plan, make_plan
 from intarsia.suite.run import run_suite
 
@@ -200,3 +202,39 @@ def test_broken_failures_are_made_again(tmp_path, models, open_model):
     path.write_text(path.read_text()[:100])
     again = run_suite(models[:1], plan, tmp_path, open_model, num_worst=2)
     assert again.num_computed == 1 and not again.failed
+
+
+def test_two_tables_keep_results_and_failures_of_their_own(tmp_path, records, models, open_model):
+    for name, some in (("a", records[:3]), ("b", records[3:7])):
+        write_table(tmp_path / f"{name}.lance", iter(some), Problems())
+    plan = one(tmp_path, [f"table@{tmp_path / name}.lance" for name in "ab"])
+    suite = run_suite(models[:1], plan, tmp_path, open_model, num_worst=9)
+    assert len(list(tmp_path.glob("results/*/*.json"))) == 2
+    assert len(list(tmp_path.glob("failures/*.json"))) == 2
+    for task, some in zip(plan.tasks, (records[:3], records[3:7]), strict=True):
+        shown = {shot["source"] for case in suite.failures[task] for shot in case["shots"]}
+        assert suite.results[task]["clip"]["metrics"]["i2t_r1"]["n"] == len(some)
+        assert shown and shown <= {record.id for record in some}
+
+
+def test_results_have_keys(suite):
+    for task, results in suite.results.items():
+        for label, result in results.items():
+            assert result["keys"] == {
+                "data": task.key,
+                **suite.keys[label],
+                "code": code_key(),
+            }
+
+
+def test_the_judge_answers_what_the_models_could_see(tmp_path, blind_plan, models, open_model):
+    (task,) = (task for task in blind_plan.tasks if task.blind)
+    broken = [
+        replace(record, image=b"") if i == 1 else record for i, record in enumerate(task.given)
+    ]
+    plan = replace(blind_plan, tasks=[replace(task, given=broken)], max_bad_fraction=0.5)
+    suite = run_suite(models[:1], plan, tmp_path, open_model)
+    (results,) = suite.results.values()
+    assert results["clip"]["n"] == results[TEXT_ONLY]["n"] < sum(len(r.negatives) for r in broken)
+    again = run_suite(models[:1], plan, tmp_path, open_model)
+    assert again.num_computed == 0

@@ -18,6 +18,7 @@ from intarsia.data.problems import Problems
 from intarsia.errors import ConfigError, DataError, TrainingError
 from intarsia.features import pairs as pairs_module
 from intarsia.features.pairs import LivePairs
+from intarsia.identity import RUN_KEYS
 from intarsia.model import ModelSpec, load_model
 from intarsia.training.loop import Trainer
 from intarsia.training.optim import Schedule
@@ -223,6 +224,11 @@ def test_resuming_needs_the_same_data(tmp_path, records):
     for others in (records[:40], [*records[:47], replace(records[47], id="another")]):
         out = tmp_path / others[-1].id.replace("/", "-")
         train(CLIP, DATA, small(steps=1), out, records=records)
+        kept = (out / RUN_KEYS).read_text()
+        with pytest.raises(ConfigError, match="was begun from other data"):
+            train(CLIP, DATA, small(steps=1), out, records=others, resume=True)
+        assert (out / RUN_KEYS).read_text() == kept
+        (out / RUN_KEYS).unlink()  # as in runs that are older than keys
         with pytest.raises(
             ConfigError, match=r"trained on 192 pairs .* these (160|192) .*same data"
         ):
@@ -230,6 +236,19 @@ def test_resuming_needs_the_same_data(tmp_path, records):
 
 
 CACHED = {"accumulate": 2, "ema": 0.9, "clip_grad": 0.5, "save_every": 2}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_run_steps_as_it_was_told_and_not_as_its_checkpoint_did(tmp_path, records, fused):
+    train(CLIP, DATA, small(steps=4), tmp_path, records=records)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = fused
+    torch.save(state, last)
+    (tmp_path / "model.safetensors").unlink()
+    train(CLIP, DATA, small(steps=6), tmp_path, records=records, resume=True)
+    assert losses(tmp_path).keys() == {1, 2, 3, 4, 5, 6}
 
 
 def test_gradient_caching_changes_no_step(tmp_path, records):

@@ -41,7 +41,7 @@ class Alignment:
     matrices: dict[str, dict[str, Tensor]]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def align(
     model: Model, image: ImageSource, caption: str, regions: tuple[Region, ...] = ()
 ) -> Alignment:
@@ -59,16 +59,16 @@ def align(
     """
     if "components" not in model.method.needs:
         raise ConfigError(f"{type(model.method).__name__} matches no components; ComAlign does")
-    model.eval()
     store, roles = model.components, "roles" in model.method.needs
     name = str(image) if isinstance(image, Path) else "picture"
     record = Record(name, image, (caption,), regions)
-    found = store.add_pictures([record], Problems(0.0))[0]
-    assert found is not None
-    said = store.add_texts([caption])[0]
-    left = next(image_features(store, [found], roles=roles, batch_size=1))
-    right = next(text_features(store, [said], roles=roles, batch_size=1))
-    ours = model.method.encode_image(left), model.method.encode_text(right)
+    with model.asked(), store.lock:
+        found = store.add_pictures([record], Problems(0.0))[0]
+        assert found is not None
+        said = store.add_texts([caption])[0]
+        left = next(image_features(store, [found], roles=roles, batch_size=1))
+        right = next(text_features(store, [said], roles=roles, batch_size=1))
+        ours = model.method.encode_image(left), model.method.encode_text(right)
     assert left.image_parts is not None and right.text_parts is not None
     matrices = {}
     for group in GROUPS:

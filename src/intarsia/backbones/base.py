@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from intarsia.data.images import scaled_part
+from intarsia.errors import BackboneError
 from intarsia.types import Box, Dense, Dims, Features, TokenBatch
 
 Side = Literal["image", "text"]
@@ -40,11 +43,11 @@ class ImageTransform:
     std: tuple[float, float, float]
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """RGB picture -> (3, size, size) uint8."""
+        """RGB picture -> (3, size, size) uint8; what will be cut off is not scaled."""
         width, height, left, top = self._geometry(image.size)
-        image = self._resized(image, width, height)
-        image = image.crop((left, top, left + self.size, top + self.size))
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        part = (left, top, left + self.size, top + self.size)
+        pixels = scaled_part(image, (width, height), part, self.resample)
+        return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
 
     def boxes(self, boxes: Sequence[Box], size: tuple[int, int]) -> list[Box]:
         """Boxes of a picture of ``size`` (width, height) -> the same in pixels of the output.
@@ -56,6 +59,16 @@ class ImageTransform:
         return [
             (x0 * x - left, y0 * y - top, x1 * x - left, y1 * y - top) for x0, y0, x1, y1 in boxes
         ]
+
+    def seen(self, size: tuple[int, int]) -> Box:
+        """The part of a picture of ``size`` (width, height) that is kept, in its pixels."""
+        width, height, left, top = self._geometry(size)
+        x, y = size[0] / width, size[1] / height
+        return left * x, top * y, (left + self.size) * x, (top + self.size) * y
+
+    def squashed(self) -> ImageTransform:
+        """The same for whole pictures, whatever their aspect ratio."""
+        return replace(self, mode="squash", resize=self.size)
 
     def _geometry(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Width and height to scale a picture to, then left and top of the square to cut."""
@@ -70,11 +83,6 @@ class ImageTransform:
         """Pixels cut off before the central square (torchvision's rounding)."""
         return round(excess / 2.0)
 
-    def _resized(self, image: Image.Image, width: int, height: int) -> Image.Image:
-        return (
-            image if image.size == (width, height) else image.resize((width, height), self.resample)
-        )
-
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (B,3,H,W) -> float in the tower's range; float input is taken as normalised."""
         if pixels.dtype != torch.uint8:
@@ -88,10 +96,12 @@ class Backbone(nn.Module, ABC):
 
     ``lora_targets`` are the linear layers, by the last part of their names, that LoRA adapts unless
     told otherwise: those of the attention, and of the MLP in open_clip's own transformers, whose
-    attention keeps its weights in one tensor that is no layer.
+    attention keeps its weights in one tensor that is no layer. ``has_base`` tells those that come
+    from files or a hub from those that come from code alone.
     """
 
     name: str
+    has_base: bool = False
     dims: Dims
     transform: ImageTransform
     lora_targets: frozenset[str] = frozenset(
@@ -128,6 +138,10 @@ class Backbone(nn.Module, ABC):
             t for t in self.towers() if ("text" if "text" in names[id(t)] else "image") in sides
         ]
 
+    def keep(self, folder: Path) -> None:
+        """Write what it takes to build it again but its tensors: ``load_backbone``'s ``kept``."""
+        raise BackboneError(f"{self.name} comes from code alone: nothing of it need be kept")
+
     def inherited(self) -> dict[str, str]:
         """Names of tensors -> names of those they start from where a base has only these."""
         return {}
@@ -160,6 +174,10 @@ class Backbone(nn.Module, ABC):
     def preprocess(self, image: Image.Image) -> Tensor:
         """RGB picture -> (3,H,W) uint8 pixels for ``encode_image``."""
         return self.transform(image)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """As :meth:`image_states` takes pixels -> floats in the tower's range and precision."""
+        return self.transform.normalise(pixels).to(next(self.parameters()).dtype)
 
     def encode_image(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
         return self.project(self.image_states(pixels, dense=dense))

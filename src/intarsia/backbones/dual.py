@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from intarsia.types import Dense, Dims, Features, TokenBatch
 
 Pooling = Literal["mean", "cls"]
 Projection = Literal["linear", "mlp"]
+SENTENCE = "sentence_bert_config.json"
 
 
 class DualEncoder(Backbone):
@@ -40,6 +42,8 @@ class DualEncoder(Backbone):
     Args:
         vision: a transformers vision model (map or sequence of hidden states).
         text: a transformers text encoder.
+        tokenizer: of the text encoder.
+        transform: what the vision model sees of a picture.
         context: texts beyond this many tokens are cut.
         embed_dim: D.
         pooling: how ``text_global`` comes from the hidden states.
@@ -47,6 +51,7 @@ class DualEncoder(Backbone):
         dropout: on the inputs of the projections, by feature.
         shared: one projection for pooled and local vectors of a side, as CLIP has it; then a
             patch of a mean-pooled tower is a summand of the picture's vector.
+        processor: the vision model's, where ``transform`` comes from one that is to be kept.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class DualEncoder(Backbone):
         projection: Projection = "linear",
         dropout: float = 0.0,
         shared: bool = False,
+        processor: Any = None,
     ) -> None:
         super().__init__()
         for kind, value, valid in (
@@ -73,7 +79,7 @@ class DualEncoder(Backbone):
                 raise BackboneError(unknown(kind, value, valid))
         self.name, self.transform, self.pooling = name, transform, pooling
         self.vision, self.text = vision, text
-        self._tokenizer = tokenizer
+        self._tokenizer, self._processor = tokenizer, processor
         arguments = inspect.signature(vision.forward).parameters
         self._interpolates = "interpolate_pos_encoding" in arguments
         self._convolves = sum(isinstance(m, nn.Conv2d) for m in vision.modules()) > 1
@@ -96,7 +102,7 @@ class DualEncoder(Backbone):
         return fast_tokens(self._tokenizer, texts, length=self.dims.context, pad_to_length=False)
 
     def image_states(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
-        pooled, patches, _ = self._see(self.transform.normalise(pixels))
+        pooled, patches, _ = self._see(self.normalised(pixels))
         return Features(image_global=pooled, image_patches=None if dense is None else patches)
 
     def text_states(self, tokens: TokenBatch) -> Features:
@@ -126,6 +132,17 @@ class DualEncoder(Backbone):
             for local, whole in (("patch", "image"), ("token", "text"))
             for key in (getattr(self, f"{local}_projection") or nn.Module()).state_dict()
         }
+
+    def keep(self, folder: Path) -> None:
+        if self._processor is None:
+            return super().keep(folder)
+        vision, text = copy.copy(self.vision.config), folder / "text"
+        vision.has_pooler = getattr(self.vision, "pooler", None) is not None
+        for part in (vision, self._processor):
+            part.save_pretrained(folder / "vision")
+        for part in (self.text.config, self._tokenizer):
+            part.save_pretrained(text)
+        (text / SENTENCE).write_text(json.dumps({"max_seq_length": self.dims.context}))
 
     def settings(self) -> str:
         has_pooler = getattr(self.vision, "pooler", None) is not None
@@ -166,21 +183,24 @@ def load_dual(
     dropout: float = 0.0,
     shared: bool = False,
     context_length: int | None = None,
+    weights: bool = True,
 ) -> DualEncoder:
-    """A :class:`DualEncoder` of two folders or hub names; the projections are random.
+    """A :class:`DualEncoder` of two folders or hub names; the projections are random, without
+    ``weights`` the towers as well.
 
     Raises:
         BackboneError: a model cannot be read, or its weights are missing.
     """
-    vision_model, text_model = _tower(vision, "pixel_values"), _tower(text, "input_ids")
+    vision_model = _tower(vision, "pixel_values", weights)
+    text_model = _tower(text, "input_ids", weights)
     text_model.pooler = None
-    tokenizer = load_tokenizer(text)
+    tokenizer, processor = load_tokenizer(text), load_image_processor(vision)
     positions = _sentence_length(text) or text_model.config.max_position_embeddings
     return DualEncoder(
         vision_model,
         text_model,
         tokenizer,
-        image_transform(load_image_processor(vision), vision),
+        image_transform(processor, vision),
         name=name,
         context=context_of(context_length, min(positions, tokenizer.model_max_length), text),
         embed_dim=embed_dim,
@@ -188,23 +208,24 @@ def load_dual(
         projection=projection,
         dropout=dropout,
         shared=shared,
+        processor=processor,
     )
 
 
-def _tower(source: str, input_name: str) -> Any:
+def _tower(source: str, input_name: str, weights: bool) -> Any:
     """A model that takes ``input_name``; a pooler that its checkpoint lacks is dropped."""
-    model, missing = load_model(source, optional="pooler.")
+    model, missing = load_model(source, optional="pooler.", weights=weights)
     if model.main_input_name != input_name:
         kind = "vision" if input_name == "pixel_values" else "text"
         raise BackboneError(f"{source} ({type(model).__name__}) is not a {kind} model")
-    if missing:
+    if missing or not getattr(model.config, "has_pooler", True):
         model.pooler = None
     return model
 
 
 def _sentence_length(text: str) -> int | None:
     """The limit that a sentence-transformers folder sets itself."""
-    file = Path(text) / "sentence_bert_config.json"
+    file = Path(text) / SENTENCE
     return json.loads(file.read_text())["max_seq_length"] if file.is_file() else None
 
 

@@ -76,7 +76,11 @@ class HuggingFaceBackbone(Backbone):
 
     def export(self, folder: Path) -> None:
         """Write an ordinary transformers folder."""
-        for part in (self.model, self._tokenizer, self._processor):
+        self.keep(folder)
+        self.model.save_pretrained(folder)
+
+    def keep(self, folder: Path) -> None:
+        for part in (self.model.config, self._tokenizer, self._processor):
             part.save_pretrained(folder)
 
     @abstractmethod
@@ -89,7 +93,7 @@ class HuggingFaceClip(HuggingFaceBackbone):
 
     def image_states(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
         vision = self.model.vision_model
-        x = vision.embeddings(self.transform.normalise(pixels), interpolate_pos_encoding=True)
+        x = vision.embeddings(self.normalised(pixels), interpolate_pos_encoding=True)
         x = vision.pre_layrnorm(x)
         *layers, last = vision.encoder.layers
         for layer in layers:
@@ -146,7 +150,7 @@ class HuggingFaceSiglip(HuggingFaceBackbone):
 
     def image_states(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
         vision = self.model.vision_model
-        output = vision(self.transform.normalise(pixels), interpolate_pos_encoding=True)
+        output = vision(self.normalised(pixels), interpolate_pos_encoding=True)
         patches = None if dense is None else output.last_hidden_state
         if dense == "value":
             patches = each_alone(vision.head, output.last_hidden_state)
@@ -180,8 +184,15 @@ _CLASSES: dict[str, type[HuggingFaceBackbone]] = {
 }
 
 
-def load_huggingface(source: str, *, context_length: int | None = None) -> HuggingFaceBackbone:
+def load_huggingface(
+    source: str, *, context_length: int | None = None, weights: bool = True
+) -> HuggingFaceBackbone:
     """Load CLIP, SigLIP or SigLIP 2 from a folder or a name on the Hugging Face hub.
+
+    Args:
+        source: the folder or the name.
+        context_length: cut texts to this many tokens; None = as the model was trained.
+        weights: False takes the architecture alone, with random weights.
 
     Raises:
         BackboneError: another kind of model (NaFlex included), weights that are missing or do not
@@ -196,7 +207,7 @@ def load_huggingface(source: str, *, context_length: int | None = None) -> Huggi
         )
     if kind not in _CLASSES:
         raise BackboneError(f"{source}: {unknown('model_type', kind, _CLASSES)}")
-    model, _ = load_model(source)
+    model, _ = load_model(source, weights=weights)
     return _CLASSES[kind](
         model,
         load_tokenizer(source),
@@ -206,22 +217,25 @@ def load_huggingface(source: str, *, context_length: int | None = None) -> Huggi
     )
 
 
-def load_model(source: str, optional: str | None = None) -> tuple[Any, list[str]]:
+def load_model(
+    source: str, optional: str | None = None, *, weights: bool = True
+) -> tuple[Any, list[str]]:
     """``AutoModel`` in float32, and the names of its weights that the checkpoint lacks.
 
     Args:
+        source: a folder or a name on the hub.
         optional: first part of the names of weights that may be lacking (they are random then).
+        weights: False leaves all of them random; none is called lacking.
 
     Raises:
         BackboneError: other weights are lacking.
     """
+    options = {"attn_implementation": attention_implementation(), "dtype": torch.float32}
+    if not weights:
+        with reading(source):
+            return AutoModel.from_config(AutoConfig.from_pretrained(source), **options).eval(), []
     with reading(source):
-        model, report = AutoModel.from_pretrained(
-            source,
-            attn_implementation=attention_implementation(),
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        model, report = AutoModel.from_pretrained(source, output_loading_info=True, **options)
     missing = sorted(report["missing_keys"])
     needed = [key for key in missing if optional is None or not key.startswith(optional)]
     if needed:

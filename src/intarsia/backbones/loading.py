@@ -17,17 +17,21 @@ from intarsia.backbones.small import load_scenes_clip, load_scenes_resnet
 from intarsia.errors import BackboneError, MissingExtraError, unknown
 from intarsia.runtime import models_root
 
+SMALL: dict[str, Callable[..., Backbone]] = {
+    "scenes-clip": load_scenes_clip,
+    "scenes-resnet": load_scenes_resnet,
+}
+CONFIGS = HUGGING_FACE, OPEN_CLIP = "config.json", "open_clip_config.json"
 FORMS = (
     "openclip:ARCH[:TAG_OR_FILE]",
     "hf:NAME_OR_FOLDER",
     "dual:VISION+TEXT",
-    "scenes-clip",
-    "scenes-resnet",
+    *SMALL,
     "a model folder",
 )
 
 
-def load_backbone(spec: str, **options: Any) -> Backbone:
+def load_backbone(spec: str, *, kept: Path | None = None, **options: Any) -> Backbone:
     """The backbone that ``spec`` names, in float32, in evaluation mode, on the CPU.
 
     ``openclip:ARCH:PRETRAINED``: an architecture of open_clip with a tag of its weights or a
@@ -42,6 +46,8 @@ def load_backbone(spec: str, **options: Any) -> Backbone:
 
     Args:
         spec: as above.
+        kept: a folder that :meth:`Backbone.keep` wrote stands for the files of ``spec``; the
+            weights are random.
         **options: keyword arguments of the kind's own function: ``load_openclip``,
             ``load_huggingface``, ``load_dual``, ``load_scenes_clip`` or ``load_scenes_resnet``.
 
@@ -49,24 +55,43 @@ def load_backbone(spec: str, **options: Any) -> Backbone:
         BackboneError: an unknown spec or option, or a model that cannot be read.
         MissingExtraError: the package of ``package:NAME`` is not installed.
     """
-    load = _loader(spec)
+    load = _loader(spec) if kept is None else _loader_of_kept(kept, spec)
     valid = [
         name
         for name, parameter in inspect.signature(load).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name != "name"
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in ("name", "weights")
     ]
     for option in options:
         if option not in valid:
             raise BackboneError(f"{spec}: {unknown('option', option, valid)}")
-    return load(**options)
+    backbone = load(**options)
+    backbone.has_base = spec not in SMALL
+    if kept is not None:
+        backbone.name = spec
+    return backbone
+
+
+def is_base_folder(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in CONFIGS)
+
+
+def _loader_of_kept(folder: Path, spec: str) -> Callable[..., Backbone]:
+    if (folder / "vision").is_dir():
+        towers = str(folder / "vision"), str(folder / "text")
+        return partial(load_dual, *towers, name=spec, weights=False)
+    return partial(_folder_loader(folder), weights=False)
+
+
+def _folder_loader(folder: Path) -> Callable[..., Backbone]:
+    if (folder / OPEN_CLIP).is_file():
+        return partial(load_openclip, f"{LOCAL}{folder}")
+    return partial(load_huggingface, str(folder))
 
 
 def _loader(spec: str) -> Callable[..., Backbone]:
     kind, _, rest = spec.partition(":")
-    if spec == "scenes-clip":
-        return load_scenes_clip
-    if spec == "scenes-resnet":
-        return load_scenes_resnet
+    if spec in SMALL:
+        return SMALL[spec]
     if kind == "openclip" and rest:
         arch, _, pretrained = rest.partition(":")
         return partial(load_openclip, arch, pretrained or None)
@@ -76,12 +101,10 @@ def _loader(spec: str) -> Callable[..., Backbone]:
         vision, _, text = rest.rpartition("+")
         return partial(load_dual, _model_source(vision), _model_source(text), name=spec)
     folder = Path(spec)
-    if (folder / "open_clip_config.json").is_file():
-        return partial(load_openclip, f"{LOCAL}{folder}")
-    if (folder / "config.json").is_file():
-        return partial(load_huggingface, str(folder))
+    if is_base_folder(folder):
+        return _folder_loader(folder)
     if folder.is_dir():
-        raise BackboneError(f"folder {spec} has neither config.json nor open_clip_config.json")
+        raise BackboneError(f"folder {spec} has neither {' nor '.join(CONFIGS)}")
     raise BackboneError(unknown("backbone", spec, FORMS))
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import open_clip
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from intarsia.backbones.base import Backbone, ImageTransform
@@ -23,6 +26,7 @@ from intarsia.errors import BackboneError, unknown
 from intarsia.types import Dense, Dims, Features, TokenBatch
 
 LOCAL = "local-dir:"
+OTHER_WEIGHTS = "other.safetensors"
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -75,12 +79,10 @@ class OpenClipBackbone(Backbone):
         if not self._tokenizer.strip_sep_token:
             return tokens
         separator = tokens.ids == self._tokenizer.tokenizer.sep_token_id
-        return TokenBatch(
-            tokens.ids.masked_fill(separator, 0), tokens.attention, tokens.mask, tokens.offsets
-        )
+        return replace(tokens, ids=tokens.ids.masked_fill(separator, 0))
 
     def image_states(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
-        pooled, patches = self.vision.states(self.transform.normalise(pixels), dense)
+        pooled, patches = self.vision.states(self.normalised(pixels), dense)
         return Features(image_global=pooled, image_patches=patches)
 
     def text_states(self, tokens: TokenBatch) -> Features:
@@ -106,10 +108,9 @@ class OpenClipBackbone(Backbone):
 
     def export(self, folder: Path) -> None:
         """Write an ordinary open_clip folder, which ``local-dir:FOLDER`` loads anywhere."""
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {"model_cfg": _config(self.arch), "preprocess_cfg": self._preprocess_cfg}
-        (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2))
-        model = config["model_cfg"]
+        self.keep(folder)
+        (folder / OTHER_WEIGHTS).unlink()
+        model = _config(self.arch)
         separate = model.get("custom_text") or "hf_model_name" in model["text_cfg"]
         prefix = "text." if separate else ""
         state = {f"visual.{k}": v for k, v in self.vision.released().items()}
@@ -117,6 +118,14 @@ class OpenClipBackbone(Backbone):
         state |= self._other_weights
         tensors = {k: v.detach().cpu().clone().contiguous() for k, v in state.items()}
         save_file(tensors, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+
+    def keep(self, folder: Path) -> None:
+        """The weights of what is neither tower (CoCa's decoder) are no run's: they are kept too."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"model_cfg": _config(self.arch), "preprocess_cfg": self._preprocess_cfg}
+        (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2))
+        others = {k: v.cpu().contiguous() for k, v in self._other_weights.items()}
+        save_file(others, folder / OTHER_WEIGHTS)
         if isinstance(self._tokenizer, HFTokenizer):
             self._tokenizer.save_pretrained(folder)
 
@@ -127,6 +136,7 @@ def load_openclip(
     *,
     quick_gelu: bool | None = None,
     context_length: int | None = None,
+    weights: bool = True,
 ) -> OpenClipBackbone:
     """Load an open_clip model.
 
@@ -137,6 +147,8 @@ def load_openclip(
         quick_gelu: whether a checkpoint file was trained with QuickGELU (all that start from
             OpenAI's weights were); contradicting ``arch`` is an error. Tags know it themselves.
         context_length: cut texts to this many tokens.
+        weights: False takes from a folder what :meth:`OpenClipBackbone.keep` wrote, with random
+            towers.
 
     Raises:
         BackboneError: unknown name, tag or file; a tower without patches; weights that do not
@@ -148,16 +160,37 @@ def load_openclip(
     if pretrained is not None:
         quick_gelu = _check_pretrained(arch, pretrained, quick_gelu)
     _check_quick_gelu(arch, quick_gelu)
-    with reading(pretrained or arch):
+    with reading(pretrained or arch), nullcontext() if weights else _unsaid("initialized randomly"):
         tokenizer = open_clip.get_tokenizer(arch)
         model = open_clip.create_model(
-            arch, pretrained=pretrained, force_custom_text=True, pretrained_text=False
+            arch,
+            pretrained=pretrained,
+            load_weights=weights,
+            force_custom_text=True,
+            pretrained_text=False,
         )
+        others = Path(arch.removeprefix(LOCAL)) / OTHER_WEIGHTS
+        if not weights:
+            model.load_state_dict(load_file(others), strict=False)
     if getattr(tokenizer, "tokenizer_mode", ""):
         raise BackboneError(f"{arch}: tokenizer_mode {tokenizer.tokenizer_mode!r} is not supported")
     return OpenClipBackbone(
         model.float().eval(), tokenizer, arch=arch, context_length=context_length
     )
+
+
+@contextmanager
+def _unsaid(words: str) -> Iterator[None]:
+    """open_clip's warning with these words is untrue where a run's weights come next."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return words not in record.getMessage()
+
+    logging.getLogger().addFilter(others)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(others)
 
 
 def _config(arch: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Offsets always point into the text as the caller wrote it. Tokenisers that clean
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 
 from intarsia.types import Span, TokenBatch
+
+_ONE_AT_A_TIME = threading.Lock()  # a Hugging Face tokeniser that is being set up cannot be used
 
 
 def align(text: str, cleaned: str) -> list[Span]:
@@ -89,17 +92,18 @@ def fast_tokens(
         clean: what is done to each text beforehand.
     """
     cleaned = [clean(text) if clean else text for text in texts]
-    encoded = tokenizer(
-        cleaned,
-        padding="max_length" if pad_to_length else "longest",
-        padding_side="right",
-        truncation=True,
-        max_length=length,
-        return_attention_mask=True,
-        return_special_tokens_mask=True,
-        return_offsets_mapping=True,
-        return_tensors="pt",
-    )
+    with _ONE_AT_A_TIME:
+        encoded = tokenizer(
+            cleaned,
+            padding="max_length" if pad_to_length else "longest",
+            padding_side="right",
+            truncation=True,
+            max_length=length,
+            return_attention_mask=True,
+            return_special_tokens_mask=True,
+            return_offsets_mapping=True,
+            return_tensors="pt",
+        )
     attention = encoded["attention_mask"].bool()
     mask = attention & (encoded["special_tokens_mask"] == 0)
     offsets = encoded["offset_mapping"].tolist()
@@ -107,7 +111,8 @@ def fast_tokens(
         origin = None if clean_text == text else align(text, clean_text)
         row[:] = [_own_span(span, text, origin) for span in row]
     spans = torch.tensor(offsets) * mask.unsqueeze(-1)
-    return TokenBatch(encoded["input_ids"], attention, mask, spans)
+    cut = torch.tensor([bool(encoding.overflowing) for encoding in encoded.encodings])
+    return TokenBatch(encoded["input_ids"], attention, mask, spans, cut)
 
 
 def _own_span(span: Sequence[int], text: str, origin: list[Span] | None) -> Span:
@@ -124,7 +129,8 @@ def clip_tokens(
     tokenizer: Any, texts: Sequence[str], *, length: int, pad_to_length: bool
 ) -> TokenBatch:
     """Tokens of open_clip's ``SimpleTokenizer``: its own ids, with offsets."""
-    pieces = [_clip_pieces(tokenizer, text)[: length - 2] for text in texts]
+    whole = [_clip_pieces(tokenizer, text) for text in texts]
+    pieces = [row[: length - 2] for row in whole]
     width = length if pad_to_length else max(len(row) for row in pieces) + 2
     ids = torch.zeros(len(texts), width, dtype=torch.long)
     attention, mask = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids).bool()
@@ -137,7 +143,8 @@ def clip_tokens(
             ids[i, 1:end] = torch.tensor([piece for piece, _ in row])
             offsets[i, 1:end] = torch.tensor([span for _, span in row])
             mask[i, 1:end] = True
-    return TokenBatch(ids, attention, mask, offsets)
+    cut = torch.tensor([len(row) > length - 2 for row in whole])
+    return TokenBatch(ids, attention, mask, offsets, cut)
 
 
 def _clip_pieces(tokenizer: Any, text: str) -> list[tuple[int, Span]]:

@@ -63,6 +63,10 @@ def main(arguments: list[str] | None = None) -> None:
     except IntarsiaError as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         raise SystemExit(2) from error
+    except OSError as error:
+        where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(where)}", highlight=False)
+        raise SystemExit(2) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+
+from intarsia.errors import ConfigError
 
 screen = Console()
 
@@ -16,6 +18,30 @@ def command(verb: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(prog=f"intarsia {verb}", description=description, exit_on_error=True)
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     return parser
+
+
+def parsed(parser: ArgumentParser, arguments: list[str], *outputs: str) -> Namespace:
+    """The options, after a look whether the files and folders of ``outputs`` can be written: what
+    takes hours to compute must not be lost at the end."""
+    options = parser.parse_args(arguments)
+    for name in outputs:
+        if options[name] is not None:
+            require_writable(options[name])
+    return options
+
+
+def require_writable(path: Path) -> None:
+    """
+    Raises:
+        ConfigError: A file cannot be written at ``path``.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir():
+        raise ConfigError(f"cannot write {path}: it is a folder")
+    try:
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {folder}: {error.strerror}") from error
 
 
 def add_data_arguments(parser: ArgumentParser, split: str) -> None:
@@ -55,11 +81,6 @@ def plain_options(parser: ArgumentParser, options: Namespace) -> dict[str, Any]:
 
 def open_model(name: str) -> tuple[Any, dict[str, Any]]:
     """A trained folder with its config, or a backbone alone, compared by its global vectors."""
-    import yaml
+    from intarsia.model import config_of, load_model
 
-    from intarsia.model import CONFIG, ModelSpec, load_model
-
-    if (Path(name) / CONFIG).is_file():
-        return load_model(name), yaml.safe_load((Path(name) / CONFIG).read_text())
-    spec = ModelSpec({"spec": name})
-    return spec.build().eval(), asdict(spec)
+    return load_model(name), config_of(name)

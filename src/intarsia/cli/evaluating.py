@@ -7,8 +7,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from intarsia.cli.common import add_data_arguments, command, data_of, screen
-from intarsia.cli.measuring import evaluation_parser, keep, opened
+from intarsia.cli.common import add_data_arguments, command, data_of, parsed, screen
+from intarsia.cli.measuring import Test, evaluation_options, evaluation_parser, measure
 from intarsia.cli.suite import evaluate_suite
 from intarsia.cli.texts import evaluate_benchmark, negatives, swaps
 from intarsia.errors import ConfigError, unknown
@@ -55,7 +55,7 @@ def _protocol(protocol: str, run: Any, arguments: list[str]) -> None:
         _add_box_arguments(parser)
     if protocol == "grounding":
         _add_grounding_arguments(parser)
-    options = parser.parse_args(arguments)
+    options = evaluation_options(parser, arguments)
     data, name = data_of(options), protocol
     settings: dict[str, Any] = {}
     given: dict[str, Any] = {}
@@ -66,10 +66,10 @@ def _protocol(protocol: str, run: Any, arguments: list[str]) -> None:
     if protocol == "grounding":
         settings, given = _grounding_settings(options)
     problems = data.problems()
-    model, config = opened(options)
-    evaluation = run(model, data.read(problems), problems, **settings)
-    config |= {"evaluation": given}
-    keep(options, problems, evaluation, config, name, options.data, options.split)
+    records = data.read(problems)
+    items = [*records, *settings.get("categories", ())]
+    test = Test(name, options.data, options.split, items, given)
+    measure(options, test, problems, lambda model: run(model, records, problems, **settings))
 
 
 def _zero_shot(arguments: list[str]) -> None:
@@ -90,17 +90,21 @@ def _zero_shot(arguments: list[str]) -> None:
         default="global",
         help="global vectors as in an ordinary CLIP, or the method's own similarity",
     )
-    options = parser.parse_args(arguments)
+    options = evaluation_options(parser, arguments)
     data = _class_folder("zero-shot", options)
     problems = data.problems()
     records = data.read(problems)
     sentences = class_sentences(_class_names(data), options.sentences)
-    model, config = opened(options)
-    evaluation = evaluate_zero_shot(
-        model, records, problems, sentences=sentences, score=options.score
-    )
-    config |= {"evaluation": {"sentences": options.sentences, "score": options.score}}
-    keep(options, problems, evaluation, config, "zero-shot", data.root.absolute().name, data.split)
+    settings = {"sentences": options.sentences, "score": options.score}
+    items = [*records, *sentences.items()]
+    test = Test("zero-shot", data.root.absolute().name, data.split, items, settings)
+
+    def run(model: Any) -> Any:
+        return evaluate_zero_shot(
+            model, records, problems, sentences=sentences, score=options.score
+        )
+
+    measure(options, test, problems, run)
 
 
 def _probe(arguments: list[str]) -> None:
@@ -111,18 +115,22 @@ def _probe(arguments: list[str]) -> None:
     parser = evaluation_parser("probe", evaluate_probe.__doc__ or "", CLASS_LAYOUT)
     add_data_arguments(parser, "val")
     parser.add_argument("--train-split", default="train", help="what to fit on")
-    options = parser.parse_args(arguments)
+    options = evaluation_options(parser, arguments)
     if options.train_split == options.split:
         raise ConfigError(f"--train-split and --split are both {options.split!r}")
     data = _class_folder("probe", options)
     fitted = replace(data, split=options.train_split)
     problems = data.problems()
-    train, test = fitted.read(problems), data.read(problems)
-    model, config = opened(options)
-    evaluation = evaluate_probe(model, train, test, problems, names=_class_names(fitted))
-    settings = {"train_split": options.train_split, "penalty": evaluation.penalty}
-    config |= {"evaluation": settings}
-    keep(options, problems, evaluation, config, "probe", data.root.absolute().name, data.split)
+    train, asked = fitted.read(problems), data.read(problems)
+    settings: dict[str, Any] = {"train_split": options.train_split}
+    test = Test("probe", data.root.absolute().name, data.split, [train, asked], settings)
+
+    def run(model: Any) -> Any:
+        found = evaluate_probe(model, train, asked, problems, names=_class_names(fitted))
+        settings["penalty"] = found.penalty
+        return found
+
+    measure(options, test, problems, run)
 
 
 CLASS_LAYOUT = (
@@ -244,12 +252,24 @@ def _grounding_settings(options: Namespace) -> tuple[dict[str, Any], dict[str, A
 
 
 def compare(arguments: list[str]) -> None:
-    from intarsia.evaluation.compare import comparison_table
-    from intarsia.evaluation.result import read_result
+    import json
 
-    parser = command("compare", "Paired differences of two models from their result files.")
+    from intarsia.evaluation.compare import comparison, comparison_table
+    from intarsia.evaluation.result import read_result
+    from intarsia.runtime import atomic
+
+    parser = command(
+        "compare",
+        "Paired differences of two models from their result files: intervals over queries and, of "
+        "several results a side, over seeds; p values corrected (Holm) for all metrics.",
+    )
     parser.add_argument("--a", type=Path, nargs="+", required=True, help="results, one a seed")
     parser.add_argument("--b", type=Path, nargs="+", required=True, help="results to subtract")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--json", type=Path | None, default=None, help="write the same here")
+    options = parsed(parser, arguments, "json")
     sides = [[read_result(path) for path in paths] for paths in (options.a, options.b)]
-    screen.print(comparison_table(*sides))
+    found = comparison(*sides)
+    screen.print(comparison_table(found))
+    if options.json:
+        with atomic(options.json) as draft:
+            draft.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

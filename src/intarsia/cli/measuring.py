@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,61 +14,135 @@ from intarsia.cli.common import (
     add_device_argument,
     command,
     open_model,
+    parsed,
     report_problems,
     screen,
 )
+from intarsia.errors import ConfigError
 
 if TYPE_CHECKING:
-    from intarsia.evaluation.blind import Blind
+    from intarsia.evaluation.blind import NgramModel, TaughtOn
+    from intarsia.evaluation.harness import Evaluation
+    from intarsia.model import Model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Blind:
+    """A language model that was taught, and how it is asked what a model has answered."""
+
+    language: NgramModel
+    taught_on: TaughtOn
+    ask: Callable[[Any, NgramModel], Evaluation]
+
+
+@dataclass(frozen=True)
+class Test:
+    """A protocol and what it asks.
+
+    ``items`` are the records or cases, and whatever else decides what is asked; ``settings`` are
+    plain data, kept in the result's config.
+    """
+
+    protocol: str
+    data: str
+    split: str
+    items: Sequence[Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    blind: Blind | None = None
 
 
 def evaluation_parser(protocol: str, description: str, more: str = "") -> ArgumentParser:
     parser = command(f"evaluate {protocol}", f"{description.splitlines()[0]} {more}".strip())
     parser.add_argument("--model", required=True, help="trained folder, or a backbone (hf:NAME...)")
     parser.add_argument("--json", type=Path | None, default=None, help="write the result here")
+    parser.add_argument(
+        "--reuse",
+        action="store_true",
+        help="leave a --json alone that is of the same data, weights, config and code",
+    )
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     add_device_argument(parser)
     return parser
 
 
-def opened(options: Namespace) -> tuple[Any, dict[str, Any]]:
+def evaluation_options(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    options = parsed(parser, arguments, "json")
+    if options.reuse and options.json is None:
+        raise ConfigError("--reuse needs the --json that may be left alone")
+    return options
+
+
+def measure(
+    options: Namespace, test: Test, problems: Any, run: Callable[[Model], Evaluation]
+) -> None:
+    """Evaluate the model, print the table and write the result file; the blind score stands beside
+    the model's, of the same questions."""
+    from intarsia.evaluation.result import make_result, write_result
+    from intarsia.identity import result_keys
+
     model, config = open_model(options.model)
     model.to(options.device)
     model.cache = options.cache
-    return model, config
-
-
-def keep(
-    options: Namespace,
-    problems: Any,
-    evaluation: Any,
-    config: dict[str, Any],
-    protocol: str,
-    data: str,
-    split: str,
-    blind: Blind | None = None,
-) -> None:
-    """Print the table and write the result file, with the blind score beside the model's."""
-    from intarsia.evaluation.blind import TEXT_ONLY
-    from intarsia.evaluation.result import make_result, table, write_result
-
+    settings = test.settings
+    if test.blind is not None:
+        settings = settings | {"taught_on": asdict(test.blind.taught_on)}
+    config |= {"evaluation": settings}
+    keys = result_keys(model, test.items, config | {"protocol": test.protocol})
+    if options.reuse and _stands(options.json, keys):
+        return
+    evaluation = run(model)
+    name = test.protocol
     result = make_result(
-        protocol=f"{protocol} ({evaluation.variant})" if evaluation.variant else protocol,
-        split=split,
+        protocol=f"{name} ({evaluation.variant})" if evaluation.variant else name,
+        split=test.split,
         metrics=evaluation.metrics,
         per_query=evaluation.per_query,
         model=options.model,
-        data=data,
+        data=test.data,
         seed=config.get("seed"),
         config=config,
+        keys=keys,
     )
+    if test.blind is not None:
+        result["blind"] = _blind_report(test.blind, evaluation)
+    _show(result, test.blind)
+    if options.json:
+        write_result(options.json, result)
+    report_problems(problems, options.json and options.json.with_suffix(".problems.jsonl"))
+
+
+def _stands(path: Path, keys: dict[str, str]) -> bool:
+    """Whether a file is the result that would be computed; says so, or why it is not."""
+    from intarsia.errors import DataError
+    from intarsia.evaluation.result import read_result
+    from intarsia.identity import differing
+
+    if not path.exists():
+        return False
+    try:
+        reason = differing(read_result(path)["keys"], keys)
+    except DataError as error:
+        reason = str(error)
+    logger.info("%s %s", path, f"is made anew: {reason}" if reason else "stands")
+    return not reason
+
+
+def _blind_report(blind: Blind, evaluation: Evaluation) -> dict[str, Any]:
+    from intarsia.evaluation.blind import Blind as Score
+
+    answer = blind.ask(evaluation.answered, blind.language)
+    return Score(blind.taught_on, answer).report()
+
+
+def _show(result: dict[str, Any], blind: Blind | None) -> None:
+    from intarsia.evaluation.blind import TEXT_ONLY
+    from intarsia.evaluation.result import table
+
     columns = [result]
     if blind is not None:
-        result["blind"] = blind.report()
         columns.append({"model": TEXT_ONLY, "seed": None, **result["blind"]})
     screen.print(table(columns))
     if blind is not None:
         screen.print(f"{TEXT_ONLY}: taught on {blind.taught_on}", highlight=False)
-    if options.json:
-        write_result(options.json, result)
-    report_problems(problems, options.json and options.json.with_suffix(".problems.jsonl"))

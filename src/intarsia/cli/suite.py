@@ -7,7 +7,14 @@ from typing import Any
 
 from rich.table import Table
 
-from intarsia.cli.common import add_device_argument, command, open_model, screen
+from intarsia.cli.common import (
+    add_device_argument,
+    command,
+    open_model,
+    require_writable,
+    screen,
+)
+from intarsia.errors import DataError
 
 
 def evaluate_suite(arguments: list[str]) -> None:
@@ -40,21 +47,30 @@ def evaluate_suite(arguments: list[str]) -> None:
         help="NAME[:SPLIT][@PATH] of captions (default split: train) that teach a language model, "
         "which shows what text alone gives; default: flickr8k, if it is in --root",
     )
+    parser.add_argument("--max-bad-fraction", type=float, default=0.01)
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     add_device_argument(parser)
     options = parser.parse_args(arguments)
+    page = options.out / "suite.html"
+    require_writable(page)
 
     def opened(name: str) -> tuple[Any, dict[str, Any]]:
         model, config = open_model(name)
         model.cache = options.cache
         return model.to(options.device), config
 
-    plan = make_plan(options.root, options.data, options.blind)
+    plan = make_plan(
+        options.root, options.data, options.blind, max_bad_fraction=options.max_bad_fraction
+    )
     screen.print(_plan_table(plan))
+    if not plan.tasks:
+        raise DataError(
+            f"{options.root} holds nothing to evaluate on: name another --root, or data with "
+            "--data NAME[:SPLIT][@PATH]"
+        )
     suite = run_suite(options.models, plan, options.out, opened)
     found = benchmarks(suite)
     paths = write_tables(suite, found, options.out)
-    page = options.out / "suite.html"
     write_page(suite, found, page)
     screen.print(_summary_table(suite, summary(found)))
     screen.print(f"{', '.join(map(str, paths))}\n{page}", soft_wrap=True, highlight=False)

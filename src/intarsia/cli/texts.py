@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from intarsia.cli.common import add_data_arguments, data_of
-from intarsia.cli.measuring import evaluation_parser, keep, opened
+from intarsia.cli.measuring import (
+    Blind,
+    Test,
+    evaluation_options,
+    evaluation_parser,
+    measure,
+)
 from intarsia.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,7 +39,7 @@ def negatives(arguments: list[str]) -> None:
         default="similarity",
         help="captions with pictures by the method's similarity, or phrases with given regions",
     )
-    options = parser.parse_args(arguments)
+    options = evaluation_options(parser, arguments)
     records, problems = _read(options)
     taught = _taught(options, records)
     if options.match == "similarity":
@@ -58,7 +64,7 @@ def swaps(arguments: list[str]) -> None:
         action="store_true",
         help="only captions that the language model of --blind cannot tell",
     )
-    options = parser.parse_args(arguments)
+    options = evaluation_options(parser, arguments)
     if options.balanced and not options.blind:
         raise ConfigError(
             "--balanced keeps what language alone cannot tell: add --blind NAME[:SPLIT], whose "
@@ -75,7 +81,6 @@ def swaps(arguments: list[str]) -> None:
 def evaluate_benchmark(name: str, arguments: list[str]) -> None:
     """A compositional benchmark with files of its own."""
     from intarsia.data.problems import Problems
-    from intarsia.evaluation.blind import Blind
     from intarsia.evaluation.compositional import COMPOSITIONAL
 
     benchmark = COMPOSITIONAL[name]
@@ -84,14 +89,13 @@ def evaluate_benchmark(name: str, arguments: list[str]) -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of its pictures")
     parser.add_argument("--max-bad-fraction", type=float, default=0.01)
     _add_blind_arguments(parser)
-    options = parser.parse_args(arguments)
+    options = evaluation_options(parser, arguments)
     problems = Problems(options.max_bad_fraction)
     cases = benchmark.read(options.root, options.images, problems)
     taught = _taught(options, cases)
-    blind = taught and Blind(taught[1], benchmark.blind(cases, taught[0]))
-    model, config = opened(options)
-    evaluation = benchmark.evaluate(model, cases, problems)
-    keep(options, problems, evaluation, config, name, name, "test", blind)
+    blind = taught and Blind(*taught, benchmark.blind)
+    test = Test(name, name, "test", cases, blind=blind)
+    measure(options, test, problems, lambda model: benchmark.evaluate(model, cases, problems))
 
 
 def _parser(protocol: str, description: str) -> ArgumentParser:
@@ -117,13 +121,11 @@ def _judge(
     **given: str,
 ) -> None:
     """By the model, and by a language model that was taught, and keep the result."""
-    from intarsia.evaluation.blind import Blind, blind_negatives
+    from intarsia.evaluation.blind import blind_negatives
 
-    blind = taught and Blind(taught[1], blind_negatives(records, taught[0]))
-    model, config = opened(options)
-    evaluation = evaluate(model, records, problems)
-    config |= {"evaluation": given}
-    keep(options, problems, evaluation, config, protocol, options.data, options.split, blind)
+    blind = taught and Blind(*taught, blind_negatives)
+    test = Test(protocol, options.data, options.split, records, dict(given), blind)
+    measure(options, test, problems, lambda model: evaluate(model, records, problems))
 
 
 def _add_blind_arguments(parser: ArgumentParser) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
@@ -18,6 +19,10 @@ from intarsia.cli.common import (
     screen,
 )
 from intarsia.cli.evaluating import evaluate
+
+if TYPE_CHECKING:
+    from intarsia.model import ModelSpec
+    from intarsia.training.run import DataSpec
 
 
 def demo(arguments: list[str]) -> None:
@@ -104,10 +109,9 @@ def _add_model_arguments(parser: ArgumentParser) -> None:
     parser.set_defaults({"method": "Clip"})
 
 
-def train(arguments: list[str]) -> None:
-    from intarsia.evaluation.harness import evaluate_retrieval
-    from intarsia.model import Model, ModelSpec
-    from intarsia.training.run import DataSpec, train
+def _run_asked_for(arguments: list[str]) -> tuple[Any, ModelSpec, dict[str, Any]]:
+    """Of ``intarsia train``: its options, the model to build and what else its config keeps."""
+    from intarsia.model import ModelSpec
 
     parser = train_parser()
     options = parser.parse_args(arguments)
@@ -117,7 +121,33 @@ def train(arguments: list[str]) -> None:
     spec = ModelSpec(
         backbone, plain["method"], plain["freeze"], plain["dense"], plain["components"]
     )
-    ready = parser.instantiate(options)
+    names = ("data", "trainer", "init", "seed", "validation", "lora", "pseudo")
+    return parser.instantiate(options), spec, {key: plain[key] for key in names}
+
+
+def _trained_from(arguments: list[str]) -> dict[str, str]:
+    """The keys of what ``intarsia train`` would train from."""
+    from intarsia.identity import run_keys
+    from intarsia.training.run import resolved_config
+
+    ready, spec, kept = _run_asked_for(arguments)
+    return run_keys(resolved_config(spec, kept), _key_of(ready.data), ready.init)
+
+
+@cache
+def _key_of(data: DataSpec) -> str:
+    """Data do not change while a sweep runs: the records of all its rows are read once."""
+    from intarsia.identity import data_key
+
+    return data_key(data.read(data.problems()))
+
+
+def train(arguments: list[str]) -> None:
+    from intarsia.evaluation.harness import evaluate_retrieval
+    from intarsia.model import Model
+    from intarsia.training.run import train
+
+    ready, spec, kept = _run_asked_for(arguments)
     validate, listed = None, None
     if ready.validation is not None:
         held_out: DataSpec = ready.validation
@@ -128,8 +158,6 @@ def train(arguments: list[str]) -> None:
             metrics = evaluate_retrieval(model, records, problems).metrics
             return {name: metrics[name].value for name in ("i2t_r1", "t2i_r1")}
 
-    names = ("data", "trainer", "init", "seed", "validation", "lora", "pseudo")
-    kept = {key: plain[key] for key in names}
     train(
         spec,
         ready.data,
@@ -145,7 +173,7 @@ def train(arguments: list[str]) -> None:
         validation_problems=listed,
         config=kept,
     )
-    screen.print(f"trained model in {options.out}")
+    screen.print(f"trained model in {ready.out}")
 
 
 def interpolate(arguments: list[str]) -> None:
@@ -211,19 +239,24 @@ def tune(arguments: list[str]) -> None:
 
 
 def sweep(arguments: list[str]) -> None:
-    from intarsia.sweep import Sweep, run_sweep, slug
+    from intarsia.sweep import Sweep, Verbs, run_sweep, slug
+    from intarsia.training.run import DataSpec
 
     parser = command(
         "sweep",
         "Train, tune and evaluate every row of a sweep file (configs/ablations/*.yaml), several "
-        "seeds each; what is done already is not done again.",
+        "seeds each; what is done already, of the same data, options and code, is not done again.",
     )
     parser.add_argument("file", type=Path, help="the sweep file")
     parser.add_argument("--out", type=Path | None, default=None, help="default: runs/sweeps/NAME")
     options = parser.parse_args(arguments)
     sweep = Sweep.read(options.file)
     out = options.out or Path("runs/sweeps") / slug(sweep.name)
-    verbs = {"train": train, "interpolate": interpolate, "tune": tune, "evaluate": evaluate}
+
+    def key_of(name: str, root: Path | None, split: str) -> str:
+        return _key_of(DataSpec(name, root, split))
+
+    verbs = Verbs(train, interpolate, tune, evaluate, _trained_from, key_of)
     written = run_sweep(sweep, out, verbs)
     screen.print(written.read_text(), markup=False)
     screen.print(f"in {written.parent}")

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from intarsia.data.boxes import spanned
 from intarsia.data.files import entries, existing_folder, format_of, read_json
 from intarsia.data.images import image_size
-from intarsia.data.problems import Problems, screened
+from intarsia.data.json_stream import first_field
+from intarsia.data.order import WHOLE, Part, id_order, ordered
+from intarsia.data.paths import leaves
+from intarsia.data.problems import BadField, Kind, Problems, screened
 from intarsia.errors import DataError, unknown
 from intarsia.types import Record, Region
 
 PANOPTIC = "panoptic_"
+KINDS = ("captions", "instances", "panoptic", "image_info", "person_keypoints", "stuff")
+"""Annotation files of one split, each of which lists pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,32 +32,38 @@ class Category:
     is_thing: bool = True
 
 
-def coco(root: Path, split: str, problems: Problems) -> Iterator[Record]:
+def coco(root: Path, split: str, problems: Problems, part: Part = WHOLE) -> Iterator[Record]:
     """COCO: ``annotations/{captions,instances}_<split>.json``, one of which may be missing.
 
     Regions are the instances, labelled with their category; crowds are skipped. The id is the
-    image id. Without a captions file the records have no captions.
+    image id, a number, by which records are ordered. Without a captions file the records have
+    no captions.
 
     With ``panoptic_`` before the split the regions are the panoptic segments instead, things, stuff
     and crowds, in the file's order, and there are no captions. Whether a label is a thing says
     :func:`coco_categories`. The masks are optional; a picture whose mask is of another size than
-    the file says is a bad record.
+    the file says loses its segments.
+
+    A part is the same pictures whatever is read of them: positions count all pictures that any of
+    the split's files in ``annotations/`` lists, those of ``KINDS``, before what has no annotation
+    is left out. So ``train2017[64:]`` and ``panoptic_train2017[:64]`` share no picture.
 
     Args:
         split: What the files are named after: train2017, val2014, ...; the pictures lie in
             ``<split>/`` or ``images/<split>/``.
 
     Raises:
-        DataError: Neither file is there, one is of another format, or too many records are bad.
+        DataError: Neither file is there, one is of another format, or too much is bad.
     """
     paths = _annotation_files(root, split)
-    folder_name = split.removeprefix(PANOPTIC)
-    folder = existing_folder(root, (folder_name, f"images/{folder_name}"))
+    plain_split = split.removeprefix(PANOPTIC)
+    folder = existing_folder(root, (plain_split, f"images/{plain_split}"))
+    chosen = None if part == WHOLE else frozenset(part.of(_all_ids(root, plain_split)))
     names: dict[int, str] = {}
     texts: dict[int, list[str]] = {}
     regions: dict[int, list[Region]] = {}
     for kind, path in paths.items():
-        annotations = _Annotations(path, names, problems)
+        annotations = _Annotations(path, names, chosen, problems)
         if kind == "captions":
             texts = _captions(annotations)
         elif kind == "instances":
@@ -62,7 +74,8 @@ def coco(root: Path, split: str, problems: Problems) -> Iterator[Record]:
         Record(str(key), folder / name, tuple(texts.get(key, ())), tuple(regions.get(key, ())))
         for key, name in names.items()
     )
-    yield from screened(candidates, problems, need_captions="captions" in paths)
+    records = ordered(candidates, lambda record: record.id)
+    yield from screened(records, problems, need_captions="captions" in paths)
 
 
 def coco_categories(root: Path, split: str) -> tuple[Category, ...]:
@@ -102,81 +115,140 @@ def _annotation_files(root: Path, split: str) -> dict[str, Path]:
     return found
 
 
-class _Annotations:
-    """One annotation file; its pictures are added to ``names`` (image id -> file name)."""
+def _all_ids(root: Path, split: str) -> list[str]:
+    """Every picture of a split, in the order of their ids, whichever file lists it.
 
-    def __init__(self, path: Path, names: dict[int, str], problems: Problems) -> None:
+    Raises:
+        DataError: The files disagree on which picture an id means, so that no part of the split is
+            safe.
+    """
+    names: dict[str, str] = {}
+    ids: dict[str, str] = {}
+    paths = [root / "annotations" / f"{kind}_{split}.json" for kind in KINDS]
+    for path in filter(Path.is_file, paths):
+        with format_of(path):
+            for image in entries({"images": first_field(path, "images")}, "images", path):
+                key, name = str(image["id"]), image["file_name"]
+                if names.setdefault(key, name) != name or ids.setdefault(name, key) != key:
+                    raise DataError(
+                        f"{path}: image {key} is {name!r}, but another file of {split} has "
+                        f"{names[key]!r} with this id and {ids.get(name)!r} as the id of that "
+                        "picture: parts of such a split would overlap"
+                    )
+    return sorted(names, key=id_order)
+
+
+class _Annotations:
+    """One annotation file.
+
+    Args:
+        names: image id -> file name; the pictures of this file are added.
+        chosen: ids of the pictures that are wanted; None = all.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        names: dict[int, str],
+        chosen: Collection[str] | None,
+        problems: Problems,
+    ) -> None:
         self.path, self.problems = path, problems
         self.data = read_json(path)
         self.images: dict[int, Any] = {}
-        with format_of(path):
-            for image in entries(self.data, "images", path):
-                if image["id"] in self.images:
-                    problems.add(f"{path}: image {image['id']}", "id", "is used twice")
-                self.images[image["id"]] = image
-                names.setdefault(image["id"], image["file_name"])
+        self._others: set[int] = set()
+        for index, image in enumerate(entries(self.data, "images", path)):
+            with problems.entry(f"{path}: images[{index}]", "records"):
+                if chosen is not None and str(image["id"]) not in chosen:
+                    self._others.add(image["id"])
+                else:
+                    self._add(image, names)
 
-    def of_known_pictures(self, key: str) -> Iterator[tuple[str, Any]]:
-        """The annotations of known pictures, each with a name for messages, made of ``key``."""
-        for annotation in entries(self.data, "annotations", self.path):
-            where = f"{self.path}: annotation {annotation[key]}"
-            if annotation["image_id"] in self.images:
-                yield where, annotation
-            else:
-                reason = f"unknown image {annotation['image_id']}"
-                self.problems.add(where, "image_id", reason)
+    def _add(self, image: Any, names: dict[int, str]) -> None:
+        key, name = image["id"], image["file_name"]
+        if leaves(name):
+            raise BadField("file_name", f"{name!r} lies outside the folder of pictures")
+        if names.setdefault(key, name) != name:
+            raise BadField("file_name", f"{name!r} for image {key}, which is {names[key]!r}")
+        if key in self.images:
+            self.problems.leave_out(f"{self.path}: image {key}", "id", "is used twice", "records")
+        self.images[key] = image
+
+    def read(self, kind: Kind, key: str, take: Callable[[str, Any], None]) -> None:
+        """Hand the annotations of wanted pictures to ``take``, each with a name for messages.
+
+        Args:
+            kind: of what an annotation is.
+            key: the field that names it.
+        """
+        for index, annotation in enumerate(entries(self.data, "annotations", self.path)):
+            is_named = isinstance(annotation, dict) and key in annotation
+            name = f"annotation {annotation[key]}" if is_named else f"annotations[{index}]"
+            where = f"{self.path}: {name}"
+            with self.problems.entry(where, kind):
+                image = annotation["image_id"]
+                if image in self.images:
+                    take(where, annotation)
+                elif image not in self._others:
+                    raise BadField("image_id", f"unknown image {image}")
 
     def labels(self) -> dict[int, str]:
         found = entries(self.data, "categories", self.path)
-        return {category["id"]: category["name"] for category in found}
-
-    def region(self, where: str, entry: Any, labels: dict[int, str]) -> list[Region]:
-        """The region of an annotation or segment, or none and a problem told."""
-        x, y, width, height = entry["bbox"]
-        if entry["category_id"] not in labels:
-            self.problems.add(where, "category_id", f"unknown {entry['category_id']}")
-        elif width <= 0 or height <= 0:
-            self.problems.add(where, "bbox", f"{entry['bbox']} holds no pixel")
-        else:
-            return [Region((x, y, x + width, y + height), labels[entry["category_id"]])]
-        return []
+        with format_of(self.path):
+            return {category["id"]: category["name"] for category in found}
 
 
 def _captions(annotations: _Annotations) -> dict[int, list[str]]:
-    texts = defaultdict(list)
-    with format_of(annotations.path):
-        for _, annotation in annotations.of_known_pictures("id"):
-            texts[annotation["image_id"]].append(annotation["caption"] or "")
+    texts: dict[int, list[str]] = defaultdict(list)
+
+    def take(_: str, annotation: Any) -> None:
+        caption = annotation["caption"]
+        some = caption if isinstance(caption, list) else [caption or ""]
+        if not all(isinstance(text, str) for text in some):
+            raise BadField("caption", f"must be text or a list of texts, is {caption!r}")
+        texts[annotation["image_id"]] += some
+
+    annotations.read("captions", "id", take)
     return texts
 
 
 def _instances(annotations: _Annotations) -> dict[int, list[Region]]:
     regions: dict[int, list[Region]] = defaultdict(list)
-    with format_of(annotations.path):
-        labels = annotations.labels()
-        for where, annotation in annotations.of_known_pictures("id"):
-            if annotation.get("iscrowd"):
-                annotations.problems.skip("crowd region")
-            else:
-                found = annotations.region(where, annotation, labels)
-                regions[annotation["image_id"]] += found
+    labels = annotations.labels()
+
+    def take(_: str, annotation: Any) -> None:
+        if annotation.get("iscrowd"):
+            annotations.problems.skip("crowd region")
+        else:
+            regions[annotation["image_id"]].append(_region(annotation, labels))
+
+    annotations.read("boxes", "id", take)
     return regions
 
 
 def _segments(annotations: _Annotations) -> dict[int, list[Region]]:
     regions: dict[int, list[Region]] = defaultdict(list)
     masks = annotations.path.with_suffix("")
-    with format_of(annotations.path):
-        labels = annotations.labels()
-        for where, annotation in annotations.of_known_pictures("file_name"):
-            picture = annotations.images[annotation["image_id"]]
-            if odd := _mask_problem(masks / annotation["file_name"], picture):
-                annotations.problems.add(where, "mask", odd)
-                continue
-            for segment in annotation["segments_info"]:
-                place = f"{where}, segment {segment['id']}"
-                regions[annotation["image_id"]] += annotations.region(place, segment, labels)
+    labels = annotations.labels()
+
+    def take(where: str, annotation: Any) -> None:
+        image = annotation["image_id"]
+        if odd := _mask_problem(masks / annotation["file_name"], annotations.images[image]):
+            raise BadField("mask", odd)
+        for index, segment in enumerate(annotation["segments_info"]):
+            name = segment.get("id", f"[{index}]") if isinstance(segment, dict) else f"[{index}]"
+            with annotations.problems.entry(f"{where}, segment {name}", "boxes"):
+                regions[image].append(_region(segment, labels))
+        annotations.problems.seen(kind="masks")
+
+    annotations.read("masks", "file_name", take)
     return regions
+
+
+def _region(entry: Any, labels: dict[int, str]) -> Region:
+    if entry["category_id"] not in labels:
+        raise BadField("category_id", f"unknown {entry['category_id']}")
+    return Region(spanned(entry["bbox"]), labels[entry["category_id"]])
 
 
 def _mask_problem(mask: Path, picture: Any) -> str | None:

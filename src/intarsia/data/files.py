@@ -1,50 +1,62 @@
-"""Annotation files (csv, tsv, json, jsonl), and the reader of one's own table of captions."""
+"""Texts of any encoding that says which it is, JSON, csv, tsv and jsonl."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Collection, Iterable, Iterator
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from intarsia.data.problems import Problems, screened
-from intarsia.errors import DataError, unknown
-from intarsia.types import Record
+from intarsia.data.problems import Problems
+from intarsia.errors import DataError
 
 Row = tuple[str, dict[str, Any]]  # where it stands ("file:line") and its cells
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-
-
-def table_file(path: Path, problems: Problems) -> Iterator[Record]:
-    """Records of a csv, tsv or jsonl file with ``image``, ``caption`` and perhaps ``id``.
-
-    The rows of one image become one record, in the order of the file. Image paths are relative to
-    the file's folder, which only absolute paths may leave. The id is the image path unless given.
-
-    Raises:
-        DataError: The file is missing, unreadable or lacks a column, or too many rows are bad.
-    """
-    if path.suffix in DELIMITERS:
-        rows = read_csv(path, ("image", "caption"), problems, DELIMITERS[path.suffix])
-    elif path.suffix == ".jsonl":
-        rows = read_jsonl(path, problems)
-    else:
-        raise DataError(f"{path}: {unknown('suffix', path.suffix, [*DELIMITERS, '.jsonl'])}")
-    yield from screened(_gather(rows, path.parent, problems), problems)
+MARKS = {  # the longer first: UTF-16's is the beginning of UTF-32's
+    BOM_UTF32_LE: "utf-32",
+    BOM_UTF32_BE: "utf-32",
+    BOM_UTF16_LE: "utf-16",
+    BOM_UTF16_BE: "utf-16",
+    BOM_UTF8: "utf-8-sig",
+}
+LONGEST_CELL = 2**31 - 1  # characters
 
 
 def read_text(path: Path) -> str:
+    """A file's text, with ``\\n`` between lines: UTF-8, or what its byte order mark says.
+
+    Raises:
+        DataError: It cannot be read, or is of another encoding.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: {error}") from error
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}:{line}: not {encoding.upper()} text: {error.reason} ({_seen(error)}); save it "
+            "as UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
+        ) from error
+    if "\0" in text[:1000]:
+        raise DataError(
+            f"{path}: not UTF-8 text: it holds zero bytes, as UTF-16 without a byte order mark "
+            "does; save it as UTF-8, for example: iconv -f UTF-16LE -t UTF-8 OLD > NEW"
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _seen(error: UnicodeDecodeError) -> str:
+    return f"byte 0x{error.object[error.start]:02x} at {error.start}"
 
 
 def read_json(path: Path) -> Any:
@@ -84,21 +96,24 @@ def read_csv(
 ) -> Iterator[Row]:
     """The rows of a file with a header; rows of another length than it go to ``problems``.
 
+    So does a line of broken quoting, which costs only itself. Where cells are separated by tabs
+    such a line is taken as it is written: in a tsv a quotation mark is mostly no quoting.
+
     Raises:
-        DataError: The header lacks one of ``columns``, or the quoting is broken.
+        DataError: The header lacks one of ``columns``, or names a column twice.
     """
-    reader = csv.DictReader(StringIO(read_text(path)), delimiter=delimiter, strict=True)
-    try:
-        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-            raise DataError(f"{path}: no column {missing[0]!r} in the header {reader.fieldnames}")
-        for row in reader:
-            where = f"{path}:{reader.line_num}"
-            if None in row or None in row.values():
-                problems.add(where, "row", f"has not the {len(reader.fieldnames or ())} columns")
-            else:
-                yield where, row
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: broken quoting: {error}") from error
+    rows = _cells(list(StringIO(read_text(path))), delimiter)
+    header = _header(path, next((cells for _, cells in rows), []), columns)
+    for number, cells in rows:
+        where = f"{path}:{number}"
+        if isinstance(cells, csv.Error):
+            problems.leave_out(where, "row", f"broken quoting: {cells}", "rows")
+        elif len(cells) != len(header):
+            reason = f"has {len(cells)} cells for the {len(header)} columns"
+            problems.leave_out(where, "row", reason, "rows")
+        else:
+            problems.seen(kind="rows")
+            yield where, dict(zip(header, cells, strict=True))
 
 
 def read_jsonl(path: Path, problems: Problems) -> Iterator[Row]:
@@ -110,12 +125,14 @@ def read_jsonl(path: Path, problems: Problems) -> Iterator[Row]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            problems.add(where, "row", f"not JSON: {error}")
+            problems.leave_out(where, "row", f"not JSON: {error}", "rows")
             continue
         if isinstance(row, dict):
+            problems.seen(kind="rows")
             yield where, row
         else:
-            problems.add(where, "row", f"must be an object, is {type(row).__name__}")
+            reason = f"must be an object, is {type(row).__name__}"
+            problems.leave_out(where, "row", reason, "rows")
 
 
 def existing_folder(root: Path, names: Collection[str]) -> Path:
@@ -130,24 +147,34 @@ def existing_folder(root: Path, names: Collection[str]) -> Path:
     raise DataError(f"{root}: no folder of pictures: looked for {', '.join(names)}")
 
 
-def _gather(rows: Iterable[Row], folder: Path, problems: Problems) -> Iterator[Record]:
-    ids: dict[str, str] = {}
-    captions: dict[str, list[str]] = {}
-    for where, row in rows:
-        image, caption = row.get("image"), row.get("caption")
-        if not isinstance(image, str) or not image:
-            problems.add(where, "image", f"must be a path, is {image!r}")
-        elif not isinstance(caption, str):
-            problems.add(where, "caption", f"must be text, is {caption!r}")
-        elif _leaves(image):
-            problems.add(where, "image", f"{image!r} lies outside {folder}")
-        elif ids.setdefault(image, str(row.get("id", image))) != str(row.get("id", ids[image])):
-            problems.add(where, "id", f"{row['id']!r} for the image with id {ids[image]!r}")
-        else:
-            captions.setdefault(image, []).append(caption)
-    for image, texts in captions.items():
-        yield Record(ids[image], folder / image, tuple(texts))
+def _header(path: Path, cells: list[str] | csv.Error, columns: Collection[str]) -> list[str]:
+    if isinstance(cells, csv.Error):
+        raise DataError(f"{path}:1: broken quoting in the header: {cells}")
+    if missing := [name for name in columns if name not in cells]:
+        raise DataError(f"{path}: no column {missing[0]!r} in the header {cells}")
+    if twice := [name for name, count in Counter(cells).items() if name and count > 1]:
+        raise DataError(
+            f"{path}: column {twice[0]!r} stands twice in the header {cells}: rename one of them; "
+            "several captions of a picture are rows of their own"
+        )
+    return cells
 
 
-def _leaves(image: str) -> bool:
-    return Path(os.path.normpath(image)).parts[:1] == ("..",)
+def _cells(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
+    """Each row with the number of its first line; after a broken line reading goes on behind it."""
+    csv.field_size_limit(LONGEST_CELL)
+    start = 0
+    while start < len(lines):
+        first = start
+        reader = csv.reader(islice(lines, first, None), delimiter=delimiter, strict=True)
+        try:
+            for cells in reader:
+                if delimiter == "\t" and any("\n" in c and "\t" in c for c in cells):
+                    raise csv.Error("a quotation mark without its end")
+                if cells:
+                    yield start + 1, cells
+                start = first + reader.line_num
+        except csv.Error as error:
+            literal = lines[start].rstrip("\n").split("\t")
+            yield start + 1, literal if delimiter == "\t" else error
+            start += 1

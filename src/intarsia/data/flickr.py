@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from intarsia.data.files import entries, existing_folder, format_of, read_csv, read_json, read_text
+from intarsia.data.files import entries, existing_folder, read_csv, read_json, read_text
+from intarsia.data.order import WHOLE, Part, ordered
 from intarsia.data.problems import Problems, screened
 from intarsia.errors import ConfigError, unknown
 from intarsia.types import Record
@@ -21,10 +22,11 @@ FLICKR8K_LISTS = {
 FLICKR30K_SPLITS = ("train", "val", "test")
 
 
-def flickr8k(root: Path, split: str, problems: Problems) -> Iterator[Record]:
+def flickr8k(root: Path, split: str, problems: Problems, part: Part = WHOLE) -> Iterator[Record]:
     """Flickr8k: ``Images/``, ``captions.txt`` and the official lists ``Flickr_8k.*Images.txt``.
 
-    The id is the file's stem; a record's captions keep the order of the file.
+    The id is the file's stem, a text, by which records are ordered (as in the official lists); a
+    record's captions keep the order of the file.
 
     Args:
         split: train, dev (also called val) or test.
@@ -43,15 +45,16 @@ def flickr8k(root: Path, split: str, problems: Problems) -> Iterator[Record]:
     for where, row in read_csv(root / "captions.txt", ("image", "caption"), problems):
         captions[row["image"]].append(row["caption"])
         if row["image"] not in known and not (folder / row["image"]).is_file():
-            problems.add(where, "image", f"caption of the unknown image {row['image']!r}")
+            reason = f"caption of the unknown image {row['image']!r}"
+            problems.leave_out(where, "image", reason, "captions")
     candidates = (Record(Path(n).stem, folder / n, tuple(captions[n])) for n in names)
-    yield from screened(candidates, problems)
+    yield from screened(ordered(candidates, lambda record: record.id, part), problems)
 
 
-def flickr30k(root: Path, split: str, problems: Problems) -> Iterator[Record]:
+def flickr30k(root: Path, split: str, problems: Problems, part: Part = WHOLE) -> Iterator[Record]:
     """Flickr30k: ``dataset_flickr30k.json`` with ``flickr30k-images/`` or ``images/``.
 
-    The id is the file's stem.
+    The id is the file's stem, a number, by which records are ordered.
 
     Args:
         split: train, val or test.
@@ -64,17 +67,21 @@ def flickr30k(root: Path, split: str, problems: Problems) -> Iterator[Record]:
     path = root / "dataset_flickr30k.json"
     images = entries(read_json(path), "images", path)
     folder = existing_folder(root, ("flickr30k-images", "images"))
-    yield from screened(_karpathy(images, split, folder, path), problems)
+    candidates = _karpathy(images, split, folder, path, problems)
+    yield from screened(ordered(candidates, lambda record: record.id, part), problems)
 
 
 def _listed(path: Path) -> list[str]:
     return read_text(path).split()
 
 
-def _karpathy(images: list[Any], split: str, folder: Path, path: Path) -> Iterator[Record]:
-    with format_of(path):
-        for image in images:
+def _karpathy(
+    images: list[Any], split: str, folder: Path, path: Path, problems: Problems
+) -> Iterator[Record]:
+    for index, image in enumerate(images):
+        with problems.entry(f"{path}: images[{index}]", "records"):
             if image["split"] == split:
-                captions = tuple(sentence["raw"] or "" for sentence in image["sentences"])
+                captions = tuple(str(said["raw"] or "") for said in image["sentences"])
                 name = image["filename"]
-                yield Record(Path(name).stem, folder / name, captions)
+                record = Record(Path(name).stem, folder / name, captions)
+                yield record

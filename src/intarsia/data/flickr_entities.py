@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 
 from intarsia.data.boxes import cut
 from intarsia.data.files import existing_folder, format_of, read_text
+from intarsia.data.order import WHOLE, Part, ordered
+from intarsia.data.paths import is_hidden
 from intarsia.data.problems import Problems, screened
 from intarsia.errors import ConfigError, DataError, unknown
 from intarsia.types import Box, Phrase, Record, Region, Span
@@ -20,14 +22,16 @@ MARKUP = re.compile(r"\[/EN#(\d+)/(\S+) ([^\[\]]+)\]")
 NOT_VISUAL = "notvisual"
 
 
-def flickr30k_entities(root: Path, split: str, problems: Problems) -> Iterator[Record]:
+def flickr30k_entities(
+    root: Path, split: str, problems: Problems, part: Part = WHOLE
+) -> Iterator[Record]:
     """Flickr30k Entities: ``Annotations/ID.xml``, ``Sentences/ID.txt`` and ``SPLIT.txt`` of ids.
 
     The pictures lie in ``flickr30k-images/`` or ``images/``. A phrase speaks of all boxes of its
     coreference chain, which are regions labelled with the chain's type ("people"). Phrases of
     chains without a box (scenes, things out of sight) have no regions; those that are not visual
     ("each other") are no phrases. Pixels are counted from 1 in the files, and both ends belong to
-    the box; what sticks out of the picture is cut off.
+    the box; what sticks out of the picture is cut off. The records come in the order of their ids.
 
     Args:
         split: train, val or test: whatever list is there.
@@ -36,11 +40,25 @@ def flickr30k_entities(root: Path, split: str, problems: Problems) -> Iterator[R
         ConfigError: There is no such list.
         DataError: A folder is missing, a file is of another format, or too many records are bad.
     """
-    lists = {path.stem: path for path in root.glob("*.txt")}
+    keys = list(part.of(entity_ids(root, split)))
+    yield from entity_records(root, keys, problems)
+
+
+def entity_ids(root: Path, split: str) -> list[str]:
+    """The ids of a split in their order.
+
+    Raises:
+        ConfigError: There is no such list.
+    """
+    lists = {path.stem: path for path in root.glob("*.txt") if not is_hidden(Path(path.name))}
     if split not in lists:
         raise ConfigError(f"{root}: {unknown('split of flickr30k_entities', split, lists)}")
+    return ordered(read_text(lists[split]).split(), str)
+
+
+def entity_records(root: Path, keys: Iterable[str], problems: Problems) -> Iterator[Record]:
+    """The records of the pictures with these ids."""
     folder = existing_folder(root, ("flickr30k-images", "images"))
-    keys = read_text(lists[split]).split()
     yield from screened(_records(keys, root, folder, problems), problems)
 
 
@@ -52,7 +70,7 @@ def _records(keys: Iterable[str], root: Path, folder: Path, problems: Problems) 
             boxes, chains = _boxes(annotations, problems)
             lines = read_text(sentences).splitlines()
         except DataError as error:
-            problems.add(key, "annotations", str(error))
+            problems.leave_out(key, "annotations", str(error), "records")
             continue
         captions: list[str] = []
         phrases: list[Phrase] = []
@@ -65,7 +83,7 @@ def _records(keys: Iterable[str], root: Path, folder: Path, problems: Problems) 
                     phrases.append(Phrase(len(captions), span, chains[chain]))
                 else:
                     reason = f"EN#{chain} is no object of {annotations.name}"
-                    problems.add(f"{sentences}:{number}", "chain", reason)
+                    problems.leave_out(f"{sentences}:{number}", "chain", reason, "phrases")
             captions.append(caption)
         labels = [""] * len(boxes)
         for chain, places in chains.items():
@@ -124,5 +142,5 @@ def _sentence(line: str, where: str, problems: Problems) -> tuple[str, list[Ment
         text += words
     text += line[end:]
     if "/EN#" in text:
-        problems.add(where, "phrase", f"broken markup in {text!r}")
+        problems.leave_out(where, "phrase", f"broken markup in {text!r}", "phrases")
     return text, mentions

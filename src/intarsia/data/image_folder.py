@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from intarsia.data.files import read_json, read_text
+from intarsia.data.order import WHOLE, Part, id_order
+from intarsia.data.paths import is_hidden
 from intarsia.data.problems import Problems, screened
 from intarsia.errors import ConfigError, DataError, unknown
 from intarsia.types import Record
@@ -14,11 +16,15 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", 
 NAME_FILES = ("classes.json", "classes.txt")
 
 
-def image_folder(root: Path, split: str, problems: Problems) -> Iterator[Record]:
+def image_folder(
+    root: Path, split: str, problems: Problems, part: Part = WHOLE
+) -> Iterator[Record]:
     """``SPLIT/CLASS/PICTURE``: a record a picture, whose one caption is the name of its class.
 
-    Pictures may lie deeper in their class's folder; other files are skipped and counted, a class
-    without a picture is a bad record. The id is the path below ``SPLIT``.
+    Pictures may lie deeper in their class's folder; hidden and other files are skipped and counted,
+    a class without a picture is a bad record. The id is the path below ``SPLIT``, a text, by which
+    records are ordered, folder by folder; so a part by position is one of the classes, while
+    ``[:90%]`` has some of each.
 
     Args:
         split: name of a folder in ``root``.
@@ -28,7 +34,8 @@ def image_folder(root: Path, split: str, problems: Problems) -> Iterator[Record]
         DataError: As for :func:`class_names`, or too many records are bad.
     """
     names = _names(root, split)
-    yield from screened(_records(root / split, names, problems), problems)
+    records = _records(root / split, names, problems)
+    yield from screened(part.of(records, lambda record: record.id), problems)
 
 
 def class_names(root: Path, split: str) -> tuple[str, ...]:
@@ -99,12 +106,20 @@ def _distinct(names: dict[str, str], path: Path) -> dict[str, str]:
 
 
 def _records(root: Path, names: dict[str, str], problems: Problems) -> Iterator[Record]:
-    for folder, name in names.items():
-        files = sorted(path for path in (root / folder).rglob("*") if path.is_file())
-        pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
-        if others := len(files) - len(pictures):
-            problems.skip("file that is no picture", others)
+    for folder in sorted(names):
+        pictures = sorted(_pictures(root, folder, problems), key=id_order)
         if not pictures:
-            problems.add(root / folder, "class", "no picture in it")
-        for path in pictures:
-            yield Record(path.relative_to(root).as_posix(), path, (name,))
+            problems.leave_out(root / folder, "class", "no picture in it", "records")
+        for picture in pictures:
+            yield Record(picture, root / picture, (names[folder],))
+
+
+def _pictures(root: Path, folder: str, problems: Problems) -> Iterator[str]:
+    for path in (root / folder).rglob("*"):
+        if is_hidden(path.relative_to(root / folder)):
+            if path.is_file():
+                problems.skip("hidden file")
+        elif path.suffix.lower() in SUFFIXES:
+            yield path.relative_to(root).as_posix()
+        elif path.is_file():
+            problems.skip("file that is no picture")

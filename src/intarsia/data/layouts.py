@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from intarsia.data.paths import is_hidden
 from intarsia.errors import ConfigError, unknown
 
 State = Literal["found", "missing", "wrong size", "incomplete"]
@@ -64,8 +65,12 @@ class Expected:
     optional: bool = False
 
     def files(self, root: Path) -> list[Path]:
-        """What there is of it."""
-        return list(root.glob(self.path)) or list((root / (self.or_in or "")).glob(self.path))
+        """What there is of it, but for hidden files such as "._1.jpg"."""
+        places = root, root / (self.or_in or "")
+        found = (
+            [p for p in place.glob(self.path) if not is_hidden(Path(p.name))] for place in places
+        )
+        return next(filter(None, found), [])
 
 
 @dataclass(frozen=True, slots=True)

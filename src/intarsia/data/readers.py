@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from intarsia.data.coco import coco
-from intarsia.data.files import table_file
 from intarsia.data.flickr import flickr8k, flickr30k
 from intarsia.data.flickr_entities import flickr30k_entities
 from intarsia.data.image_folder import image_folder
-from intarsia.data.problems import Problems
+from intarsia.data.order import WHOLE, Part, parsed
+from intarsia.data.problems import Problems, distinct
 from intarsia.data.refcoco import refcoco
 from intarsia.data.table import read_table
+from intarsia.data.table_file import table_file
 from intarsia.data.tar import webdataset
 from intarsia.data.visual_genome import visual_genome
 from intarsia.errors import ConfigError, unknown
 from intarsia.runtime import data_root
 from intarsia.types import Record
 
-Reader = Callable[[Path, str, Problems], Iterator[Record]]
+
+class Reader(Protocol):
+    """Gives the records of a part of a split, in the order of their ids."""
+
+    def __call__(
+        self, root: Path, split: str, problems: Problems, part: Part = WHOLE, /
+    ) -> Iterator[Record]: ...
+
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +43,18 @@ def read(
         name: One of ``READERS``.
         root: As for :func:`place_of`; ``{split}`` in it stands for the split.
         split: As the reader calls it; a single file has none, save by ``{split}`` in its name. A
-            slice takes a part: ``train[:5500]``, ``train[-500:]``.
+            slice takes a part (:class:`~intarsia.data.order.Part`): ``train[:5500]``,
+            ``train[-500:]`` by position, ``train[:90%]`` by what the ids say.
         problems: Collects the bad records and says how many are too many.
 
     Raises:
         ConfigError: The name or split is unknown, or a path is missing.
         DataError: The data are not there or of another format, or too many records are bad.
     """
-    split, start, stop = _parsed(split)
+    split, part = parsed(split)
     place = Path(str(place_of(name, root)).replace("{split}", split))
     problems = Problems() if problems is None else problems
-    records = _reported(READERS[name](place, split, problems), problems)
-    if min(start or 0, stop or 0) < 0:
-        return iter(list(records)[start:stop])
-    return islice(records, start, stop)
+    return _reported(READERS[name](place, split, problems, part), problems)
 
 
 def place_of(name: str, root: Path | None = None) -> Path:
@@ -72,34 +77,19 @@ def place_of(name: str, root: Path | None = None) -> Path:
     return root or data_root() / name
 
 
-def _parsed(split: str) -> tuple[str, int | None, int | None]:
-    """
-    >>> _parsed("train[:-500]"), _parsed("dev")
-    (('train', None, -500), ('dev', None, None))
-    """
-    match = re.fullmatch(r"([^\[\]]*)(?:\[(-?\d*):(-?\d*)\])?", split)
-    if match is None:
-        raise ConfigError(f"split {split!r} is neither a name nor a slice like 'train[:5500]'")
-    name, start, stop = match.groups()
-    return name, int(start) if start else None, int(stop) if stop else None
-
-
 def _reported(records: Iterator[Record], problems: Problems) -> Iterator[Record]:
     yield from records
     if problems:
         logger.warning(problems.summary())
 
 
-def _counted(records: Iterator[Record], problems: Problems) -> Iterator[Record]:
-    for record in records:
-        problems.seen()
-        yield record
+def _scenes(_: Path, split: str, problems: Problems, part: Part = WHOLE) -> Iterator[Record]:
+    from intarsia.data.scenes import SceneSet
 
-
-def _scenes(_: Path, split: str, problems: Problems) -> Iterator[Record]:
-    from intarsia.data.scenes import scenes
-
-    return _counted(scenes(split), problems)
+    scenes = SceneSet(split)
+    return distinct(
+        (scenes[index] for index in part.of(range(len(scenes)), scenes.id_of)), problems
+    )
 
 
 READERS: dict[str, Reader] = {
@@ -111,9 +101,9 @@ READERS: dict[str, Reader] = {
     "refcoco": refcoco,
     "refcoco+": refcoco,
     "refcocog": refcoco,
-    "file": lambda root, _, problems: table_file(root, problems),
-    "webdataset": lambda root, _, problems: webdataset(root, problems),
-    "table": lambda root, _, problems: _counted(read_table(root), problems),
+    "file": lambda root, _, problems, part=WHOLE: table_file(root, problems, part),
+    "webdataset": lambda root, _, problems, part=WHOLE: webdataset(root, problems, part),
+    "table": lambda root, _, problems, part=WHOLE: distinct(read_table(root, part), problems),
     "image_folder": image_folder,
     "imagenet": image_folder,
     "scenes": _scenes,

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from intarsia.data.boxes import cut
+from intarsia.data.boxes import inside, spanned
 from intarsia.data.files import entries, existing_folder, format_of, read_json
-from intarsia.data.problems import Problems, screened
+from intarsia.data.order import WHOLE, Part, id_order
+from intarsia.data.problems import BadField, Kind, Problems, screened
 from intarsia.errors import ConfigError, DataError, unknown
 from intarsia.types import Phrase, Record, Region
 
 
-def refcoco(root: Path, split: str, problems: Problems) -> Iterator[Record]:
+def refcoco(root: Path, split: str, problems: Problems, part: Part = WHOLE) -> Iterator[Record]:
     """RefCOCO, RefCOCO+ or RefCOCOg: ``refs(BY).json``, ``instances.json`` and ``train2014/``.
 
     The expressions are published as ``refs(BY).p``, a Python pickle, which can run any code when it
     is read; intarsia reads JSON only. Convert a file that you trust once::
 
         import json, pickle
-        with open("refs(unc).p", "rb") as old, open("refs(unc).json", "w") as new:
-            json.dump(pickle.load(old), new)
+        with open("refs(unc).p", "rb") as old:
+            with open("refs(unc).json", "w", encoding="utf-8") as new:
+                json.dump(pickle.load(old), new)
 
     A record is a picture, and each expression a caption that is as a whole the phrase of its
-    region, which is labelled with the category. The id is the image id. ``train2014/`` may lie in
-    ``images/``.
+    region, which is labelled with the category. The id is the image id, a number, by
+    which records are ordered. ``train2014/`` may lie in ``images/``.
 
     Args:
         split: train, val, test, testA, testB: what the file knows. Where there are several files,
@@ -35,19 +38,26 @@ def refcoco(root: Path, split: str, problems: Problems) -> Iterator[Record]:
         ConfigError: The split is unknown, or must say which file.
         DataError: A file is missing or of another format, or too many records are bad.
     """
-    by, _, part = split.rpartition("/")
+    by, _, name = split.rpartition("/")
     path = _expressions(root, by)
     refs = read_json(path)
     if not isinstance(refs, list):
         raise DataError(f"{path}: must be a list of expressions, is {type(refs).__name__}")
-    with format_of(path):
-        splits = {ref["split"] for ref in refs}
-    if part not in splits:
-        raise ConfigError(f"{path}: {unknown('split', part, splits)}")
+    by_split: dict[str, list[Any]] = defaultdict(list)
+    for index, ref in enumerate(refs):
+        with problems.entry(f"{path}: [{index}]", "captions"):
+            by_split[ref["split"]].append(ref)
+    if name not in by_split:
+        problems.check()
+        raise ConfigError(f"{path}: {unknown('split', name, by_split)}")
     folder = existing_folder(root, ("train2014", "images/train2014"))
     objects = _Objects(root / "instances.json", problems)
-    chosen = [ref for ref in refs if ref["split"] == part]
-    yield from screened(_records(chosen, path, objects, folder), problems)
+    pictures = _by_picture(by_split[name], path, problems)
+    records = (
+        _record(key, pictures[key], path, objects, folder)
+        for key in part.of(sorted(pictures, key=id_order))
+    )
+    yield from screened(records, problems)
 
 
 def _expressions(root: Path, by: str) -> Path:
@@ -74,56 +84,60 @@ class _Objects:
     def __init__(self, path: Path, problems: Problems) -> None:
         self.path, self.problems = path, problems
         data = read_json(path)
+        self.images = self._by_id(data, "images", "records")
+        self.boxes = self._by_id(data, "annotations", "boxes")
         with format_of(path):
-            self.images = {image["id"]: image for image in entries(data, "images", path)}
-            self.boxes = {item["id"]: item for item in entries(data, "annotations", path)}
             self.labels = {item["id"]: item["name"] for item in entries(data, "categories", path)}
 
-    def region(self, ref: Any, where: str) -> Region | None:
-        """The region that an expression refers to; None, and told to the problems, if unknown."""
+    def _by_id(self, data: Any, name: str, kind: Kind) -> dict[int, Any]:
+        found = {}
+        for index, item in enumerate(entries(data, name, self.path)):
+            with self.problems.entry(f"{self.path}: {name}[{index}]", kind):
+                found[item["id"]] = item
+        return found
+
+    def region(self, ref: Any) -> Region:
+        """The region that an expression refers to.
+
+        Raises:
+            BadField: It is unknown, or no box of this picture.
+        """
         item = self.boxes.get(ref["ann_id"])
-        with format_of(self.path):
-            if item is None:
-                reason = f"unknown {ref['ann_id']} in {self.path.name}"
-                self.problems.add(where, "ann_id", reason)
-                return None
-            if item["image_id"] != ref["image_id"]:
-                reason = f"{ref['image_id']}, but its object is of image {item['image_id']}"
-                self.problems.add(where, "image_id", reason)
-                return None
-            x, y, width, height = item["bbox"]
-            image = self.images[item["image_id"]]
-            size, box = (image["width"], image["height"]), (x, y, x + width, y + height)
-            kept = cut(box, size, where, "bbox", self.problems)
-            return kept and Region(kept, self.labels[item["category_id"]])
+        if item is None:
+            raise BadField("ann_id", f"unknown {ref['ann_id']} in {self.path.name}")
+        if item["image_id"] != ref["image_id"]:
+            reason = f"{ref['image_id']}, but its object is of image {item['image_id']}"
+            raise BadField("image_id", reason)
+        image = self.images[item["image_id"]]
+        box = inside(spanned(item["bbox"]), (image["width"], image["height"]), "bbox")
+        return Region(box, self.labels[item["category_id"]])
 
 
-def _records(refs: list[Any], path: Path, objects: _Objects, folder: Path) -> Iterator[Record]:
-    pictures: dict[int, list[Any]] = {}
-    with format_of(path):
-        for ref in refs:
-            pictures.setdefault(ref["image_id"], []).append(ref)
-        for key, some in pictures.items():
-            yield _record(key, some, path, objects, folder)
+def _by_picture(refs: list[Any], path: Path, problems: Problems) -> dict[str, list[Any]]:
+    pictures: dict[str, list[Any]] = defaultdict(list)
+    for index, ref in enumerate(refs):
+        with problems.entry(f"{path}: ref {ref.get('ref_id', f'[{index}]')}", "captions"):
+            pictures[str(ref["image_id"])].append(ref)
+    return pictures
 
 
-def _record(key: int, refs: list[Any], path: Path, objects: _Objects, folder: Path) -> Record:
+def _record(key: str, refs: list[Any], path: Path, objects: _Objects, folder: Path) -> Record:
     captions: list[str] = []
     phrases: list[Phrase] = []
     regions: dict[int, Region] = {}
-    for ref in refs:
-        where = f"{path}: ref {ref['ref_id']}"
-        region = objects.region(ref, where)
-        if region is None:
-            continue
-        regions.setdefault(ref["ann_id"], region)
-        place = list(regions).index(ref["ann_id"])
-        for sentence in ref["sentences"]:
-            text = sentence["sent"].strip()
-            if text:
-                phrases.append(Phrase(len(captions), (0, len(text)), (place,)))
-                captions.append(text)
-            else:
-                objects.problems.add(where, "sent", "empty")
-    name = objects.images[key]["file_name"] if key in objects.images else f"{key}.jpg"
-    return Record(str(key), folder / name, tuple(captions), tuple(regions.values()), tuple(phrases))
+    for index, ref in enumerate(refs):
+        where = f"{path}: ref {ref.get('ref_id', f'[{index}] of image {key}')}"
+        with objects.problems.entry(where, "captions"):
+            region = objects.region(ref)
+            texts = [sentence["sent"].strip() for sentence in ref["sentences"]]
+            regions.setdefault(ref["ann_id"], region)
+            place = list(regions).index(ref["ann_id"])
+            for text in texts:
+                if text:
+                    phrases.append(Phrase(len(captions), (0, len(text)), (place,)))
+                    captions.append(text)
+                else:
+                    objects.problems.leave_out(where, "sent", "empty", "captions")
+    image = objects.images.get(refs[0]["image_id"], {})
+    name = image.get("file_name", f"{key}.jpg")
+    return Record(key, folder / name, tuple(captions), tuple(regions.values()), tuple(phrases))

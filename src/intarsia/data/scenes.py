@@ -78,7 +78,7 @@ class SceneSet:
 
     def __getitem__(self, index: int) -> Record:
         index = range(self.num)[index]
-        name = f"scenes/{self.split}/{self.seed}/{index}"
+        name = self.id_of(index)
         rng = Random(name)
         scene, captions = _draw(rng, is_novel=self.split == "compositional")
         return Record(
@@ -96,6 +96,9 @@ class SceneSet:
             ),
             negatives=contradict(scene, captions, rng),
         )
+
+    def id_of(self, index: int) -> str:
+        return f"scenes/{self.split}/{self.seed}/{index}"
 
     def records(self) -> Iterator[Record]:
         return (self[index] for index in range(self.num))

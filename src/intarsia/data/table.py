@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from intarsia.data.images import load_image
+from intarsia.data.order import WHOLE, Part
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
 from intarsia.runtime import chunks
@@ -111,14 +112,18 @@ class RecordTable:
         return int(self._dataset.count_rows())
 
 
-def read_table(path: Path) -> Iterator[Record]:
-    """The records of a table in order.
+def read_table(path: Path, part: Part = WHOLE) -> Iterator[Record]:
+    """The records of a part of a table, in the order in which they were written.
+
+    That is the order of their ids where a reader of this package wrote them; another would take
+    the pictures from all over the file. Parts by share depend on ids alone, not on the order.
 
     Raises:
         DataError: ``path`` is not a table, or one of another version.
     """
-    for batch in _open(path).to_batches(batch_size=BATCH):
-        yield from map(_record, batch.to_pylist())
+    batches = _open(path).to_batches(batch_size=BATCH)
+    rows = (row for batch in batches for row in batch.to_pylist())
+    yield from map(_record, part.of(rows, lambda row: str(row["id"])))
 
 
 class _Batches:
@@ -164,7 +169,7 @@ def _encoded(record: Record) -> bytes:
 
 def _open(path: Path) -> Any:
     try:
-        dataset = lance.dataset(str(path))
+        dataset = lance.dataset(str(path.absolute()))  # "a:b" would be an address
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: not a table: {error}") from error
     version = (dataset.schema.metadata or {}).get(VERSION_KEY.encode(), b"none").decode()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
+from intarsia.data.order import WHOLE, Part
+from intarsia.data.paths import is_hidden
 from intarsia.data.problems import Problems, screened
 from intarsia.errors import DataError
 from intarsia.types import Record
@@ -22,23 +25,26 @@ BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 Member = tuple[str, str, bytes]  # key, extension, content
 
 
-def webdataset(pattern: str | Path, problems: Problems) -> Iterator[Record]:
-    """Records of tar shards, read in order without unpacking.
+def webdataset(pattern: str | Path, problems: Problems, part: Part = WHOLE) -> Iterator[Record]:
+    """Records of tar shards, read in the order of the shards and their members, without unpacking.
 
-    A sample is the run of members with the same name up to its first dot: a picture (jpg, jpeg,
-    png or webp) with ``txt`` and / or ``json`` (``caption`` or ``captions``); other members are
-    ignored. The id is ``<shard stem>/<key>``; the pictures stay encoded.
+    The order of ids would take all pictures in memory; ids are distinct, and parts by share, as
+    ``[:90%]``, depend on them alone.
+
+    A sample is the run of members with the same name up to its first dot: a picture (jpg, jpeg, png
+    or webp) with ``txt`` and / or ``json`` (``caption`` or ``captions``); other members and hidden
+    files are ignored. The id is ``<shard stem>/<key>``; the pictures stay encoded.
 
     Args:
-        pattern: A path with ``{000..012}`` ranges or ``*``, ``?``, ``[...]``.
+        pattern: A path with ``{000..012}`` ranges or ``*``, ``?``, ``[...]``. What exists is taken
+            as it is written, whichever of these characters its name holds.
 
     Raises:
         DataError: A shard is missing or is not a tar file, or too many samples are bad.
     """
     shards = _expand(str(pattern))
-    yield from screened(
-        (record for shard in shards for record in _records(shard, problems)), problems
-    )
+    records = (record for shard in shards for record in _records(shard, problems))
+    yield from screened(part.of(records, lambda record: record.id), problems)
 
 
 class _Header(tarfile.TarInfo):
@@ -59,16 +65,26 @@ def _expand(pattern: str) -> list[Path]:
     >>> [str(path) for path in _expand("a-{08..10}.tar")]
     ['a-08.tar', 'a-09.tar', 'a-10.tar']
     """
-    if braces := BRACES.search(pattern):
+    if os.path.exists(pattern):
+        return [Path(pattern)]
+    literal, rest = _literal(pattern)
+    if braces := BRACES.search(rest):
         first, last = braces.groups()
         numbers = (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
-        head, tail = pattern[: braces.start()], pattern[braces.end() :]
-        return [path for number in numbers for path in _expand(head + number + tail)]
-    if not glob.has_magic(pattern):
+        head, tail = rest[: braces.start()], rest[braces.end() :]
+        return [path for n in numbers for path in _expand(os.path.join(literal, head + n + tail))]
+    if not glob.has_magic(rest):
         return [Path(pattern)]
-    if found := sorted(glob.glob(pattern)):
-        return [Path(name) for name in found]
+    if found := glob.glob(os.path.join(glob.escape(literal), rest)):
+        return [Path(name) for name in sorted(found)]
     raise DataError(f"{pattern}: matches no file")
+
+
+def _literal(pattern: str) -> tuple[str, str]:
+    """The folder that exists, whatever characters it is named with, and the pattern below it."""
+    path = Path(pattern)
+    folder = next((parent for parent in path.parents if parent.is_dir()), Path())
+    return str(folder), str(path.relative_to(folder))
 
 
 def _records(shard: Path, problems: Problems) -> Iterator[Record]:
@@ -79,9 +95,9 @@ def _records(shard: Path, problems: Problems) -> Iterator[Record]:
         if images:
             yield Record(f"{shard.stem}/{key}", images[0], _captions(sample, where, problems))
         else:
-            problems.seen()
             found = ", ".join(sample)
-            problems.add(where, "image", f"none of {', '.join(IMAGE_EXTENSIONS)} among {found}")
+            reason = f"none of {', '.join(IMAGE_EXTENSIONS)} among {found}"
+            problems.leave_out(where, "image", reason, "records")
 
 
 def _members(shard: Path, problems: Problems) -> Iterator[Member]:
@@ -91,7 +107,8 @@ def _members(shard: Path, problems: Problems) -> Iterator[Member]:
         with tarfile.open(shard, "r|*", tarinfo=_Header) as archive:
             opened = True
             for member in archive:
-                match = KEY_AND_EXTENSION.fullmatch(member.name)
+                is_visible = not is_hidden(PurePosixPath(member.name))
+                match = KEY_AND_EXTENSION.fullmatch(member.name) if is_visible else None
                 content = archive.extractfile(member) if match else None
                 if match and content:
                     yield match[1], match[2].lower(), content.read()
@@ -105,11 +122,11 @@ def _captions(sample: dict[str, bytes], where: str, problems: Problems) -> tuple
     captions: list[Any] = []
     try:
         if "txt" in sample:
-            captions.append(sample["txt"].decode())
+            captions.append(sample["txt"].decode("utf-8-sig"))
         if "json" in sample:
             captions += _of_json(json.loads(sample["json"]))
     except ValueError as error:
-        problems.add(where, "caption", f"not readable: {error}")
+        problems.leave_out(where, "caption", f"not readable: {error}", "captions")
     texts = (caption for caption in captions if isinstance(caption, str))
     return tuple(dict.fromkeys(texts))
 

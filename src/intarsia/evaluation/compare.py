@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,19 +11,30 @@ import numpy as np
 from rich.table import Table
 
 from intarsia.errors import DataError
-from intarsia.evaluation.metrics import Difference, Outcomes, macro_mean, paired_difference
+from intarsia.evaluation.metrics import (
+    Difference,
+    Outcomes,
+    holm,
+    macro_mean,
+    paired_difference,
+    seeds_difference,
+)
+
+logger = logging.getLogger(__name__)
 
 Result = Mapping[str, Any]
-SAME = ("protocol", "data", "split", "n")
+SAME = ("protocol", "n")
+NAMED = ("data", "split")  # what the data are called, where a file has no key of them
+LEVEL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class SeedDifference:
     """The difference of two models that were trained with several seeds each.
 
-    ``difference`` pairs the queries, each outcome averaged over the seeds: its interval says what
-    other queries would do. ``by_seed`` are the differences seed by seed and ``std`` their sample
-    standard deviation: what other seeds would do.
+    The interval of ``difference`` is of other seeds and other queries
+    (:func:`intarsia.evaluation.metrics.seeds_difference`). ``by_seed`` are the differences seed by
+    seed and ``std`` their sample standard deviation.
     """
 
     difference: Difference
@@ -61,30 +73,67 @@ def compare_seeds(list_a: Sequence[Result], list_b: Sequence[Result]) -> dict[st
         a, b = (np.stack([_outcomes(pair[side], name).values for pair in pairs]) for side in (0, 1))
         gaps = [macro_mean(gap, first.strata) for gap in a - b]
         differences[name] = SeedDifference(
-            paired_difference(a.mean(0), b.mean(0), first.clusters, first.strata),
+            seeds_difference(a, b, first.clusters, first.strata),
             {pair[0]["seed"]: gap for pair, gap in zip(pairs, gaps, strict=True)},
             float(np.std(gaps, ddof=1)),
         )
     return differences
 
 
-def comparison_table(list_a: Sequence[Result], list_b: Sequence[Result]) -> Table:
-    """One row a metric: what ``list_a`` has more than ``list_b``, for one seed or several."""
-    view = Table("metric", "difference", "95% interval", "p", "seed by seed (std)")
+def comparison(list_a: Sequence[Result], list_b: Sequence[Result]) -> dict[str, Any]:
+    """What ``list_a`` has more than ``list_b``, for one seed or several, as plain data.
+
+    ``p_holm`` of each metric is corrected for all that are listed.
+
+    Raises:
+        DataError: The tests or the seeds of the two lists differ.
+    """
     if len(list_a) == len(list_b) == 1:
-        rows = {name: (gap, "") for name, gap in compare(list_a[0], list_b[0]).items()}
+        gaps, by_seed = compare(list_a[0], list_b[0]), {}
     else:
-        rows = {
-            name: (gap.difference, f"{_signed(gap.by_seed.values())} ({gap.std:.2f})")
-            for name, gap in compare_seeds(list_a, list_b).items()
-        }
-    for name, (gap, seeds) in rows.items():
-        low, high = gap.ci95
-        view.add_row(name, f"{gap.value:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{gap.p:.4f}", seeds)
+        found = compare_seeds(list_a, list_b)
+        gaps = {name: gap.difference for name, gap in found.items()}
+        by_seed = {name: gap.by_seed for name, gap in found.items()}
+    adjusted = holm({name: gap.p for name, gap in gaps.items()})
+    first = list_a[0]
+    return {
+        **{key: first[key] for key in ("protocol", "data", "split", "n")},
+        "a": [result["model"] for result in list_a],
+        "b": [result["model"] for result in list_b],
+        "keys": {"data": first.get("keys", {}).get("data")},
+        "metrics": {
+            name: {"value": gap.value, "ci95": list(gap.ci95), "p": gap.p}
+            | {"p_holm": adjusted[name], "by_seed": by_seed.get(name, {})}
+            for name, gap in gaps.items()
+        },
+    }
+
+
+def comparison_table(found: Mapping[str, Any]) -> Table:
+    """One row a metric of a :func:`comparison`; bold is what Holm's correction leaves."""
+    title = "{protocol} on {data} {split}, n = {n}".format_map(found)
+    models = " less ".join(", ".join(found[side]) for side in ("a", "b"))
+    view = Table("metric", "difference", "95% interval", "seed by seed", "p", "p (Holm)")
+    view.title = f"{title}\n{models}"
+    for name, gap in found["metrics"].items():
+        low, high = gap["ci95"]
+        view.add_row(
+            name,
+            f"{gap['value']:+.2f}",
+            f"{low:+.2f} to {high:+.2f}",
+            signed(gap["by_seed"].values()),
+            f"{gap['p']:.4f}",
+            f"{gap['p_holm']:.4f}",
+            style="bold" if gap["p_holm"] <= LEVEL else "",
+        )
     return view
 
 
-def _signed(values: Iterable[float]) -> str:
+def signed(values: Iterable[float]) -> str:
+    """
+    >>> signed([1.234, -2.0])
+    '+1.23 -2.00'
+    """
     return " ".join(f"{value:+.2f}" for value in values)
 
 
@@ -102,14 +151,28 @@ def _by_seed(list_a: Sequence[Result], list_b: Sequence[Result]) -> list[tuple[R
 
 
 def _require_same_test(results: Sequence[Result]) -> None:
-    for key in SAME:
-        found = [result[key] for result in results]
-        for other in found[1:]:
-            if other != found[0]:
-                raise DataError(
-                    f"results with {key} {found[0]!r} and {other!r} cannot be compared: "
-                    f"{', '.join(SAME)} must be the same"
-                )
+    """Of the same content, or, where a file is older than keys, under the same name."""
+    keys = [result.get("keys", {}).get("data") for result in results]
+    names = SAME if all(keys) else (*NAMED, *SAME)
+    for name in names:
+        _require_equal(name, [result[name] for result in results])
+    _require_equal("data of key", list(filter(None, keys)))
+    if not all(keys):
+        logger.warning(
+            "%d of %d result files hold no key of their data: that they are the same is known by "
+            "their names and numbers only",
+            keys.count(None),
+            len(keys),
+        )
+
+
+def _require_equal(name: str, found: Sequence[Any]) -> None:
+    for other in found:
+        if other != found[0]:
+            raise DataError(
+                f"results with {name} {found[0]!r} and {other!r} cannot be compared: protocol, "
+                "data and n must be the same"
+            )
 
 
 def _shared_metrics(results: Sequence[Result]) -> list[str]:

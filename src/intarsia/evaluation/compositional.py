@@ -59,7 +59,7 @@ class Benchmark:
     def _evaluation(self, cases: Sequence[Case], scores: Tensor) -> Evaluation:
         require_no_nan(scores.float().numpy(force=True), "the scores (case, text)")
         outcomes = self.outcomes(cases, scores)
-        return Evaluation(summarise(outcomes), outcomes)
+        return Evaluation(summarise(outcomes), outcomes, answered=cases)
 
 
 def true_texts(items: Iterable[Record | Case]) -> Iterator[str]:

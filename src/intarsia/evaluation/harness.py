@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,11 +44,14 @@ class Evaluation:
     """What a protocol gives: the metrics, and the outcome of each query for paired comparisons.
 
     ``variant`` is part of the protocol's name: results of two variants are not compared.
+    ``answered`` are the records or cases that the figures are of, whose pictures could be read;
+    filled where a judge without pictures can be asked the same.
     """
 
     metrics: Mapping[str, Metric]
     per_query: Mapping[str, Outcomes]
     variant: str = ""
+    answered: Sequence[Any] = ()
 
 
 Protocol = Callable[..., Evaluation]  # of a Model, a Sequence[Record] and Problems
@@ -78,7 +82,7 @@ def evaluate_negatives(model: Model, records: Sequence[Record], problems: Proble
     ]
     kinds = [negative.kind for _, negative in cases]
     outcomes = hard_negative_outcomes(scores[0], scores[1], kinds, owner.numpy())
-    return Evaluation(summarise(outcomes), outcomes)
+    return Evaluation(summarise(outcomes), outcomes, answered=good)
 
 
 def evaluate_pointing(model: Model, records: Sequence[Record], problems: Problems) -> Evaluation:
@@ -187,5 +191,5 @@ def encoded_pictures(
     first = next(stream := images(), None)
     if first is None:
         raise DataError(f"none of {len(records)} records has what this protocol needs")
-    regions = (good[i].regions for i in count())
+    regions = (record.regions for record in good) if model.takes_regions else None
     return good, model.encode_images(chain([first], stream), regions=regions)

@@ -8,6 +8,7 @@ mistakes. Phrases are found by spaCy and embedded alone, regions as in box class
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -51,8 +52,10 @@ def evaluate_region_negatives(
     place = {phrase: i for i, phrase in enumerate(distinct)}
     vectors = phrase_vectors(model, distinct)
     scores, kinds, owners = [], [], []
+    answered: list[Record] = []
     for owner, record, regions in cases:
         best = (vectors @ regions.mT).amax(1)
+        asked = []
         for negative in record.negatives:
             both = [phrases[t] for t in (record.captions[negative.caption], negative.text)]
             if not all(both):
@@ -61,11 +64,13 @@ def evaluate_region_negatives(
             scores.append([float(best[[place[p] for p in some]].mean()) for some in both])
             kinds.append(negative.kind)
             owners.append(owner)
+            asked.append(negative)
+        answered.append(replace(record, negatives=tuple(asked)))
     if not scores:
         raise DataError("no hard negative has a phrase in both of its captions")
     true, false = torch.tensor(scores).T
     outcomes = hard_negative_outcomes(true, false, kinds, np.array(owners))
-    return Evaluation(summarise(outcomes), outcomes)
+    return Evaluation(summarise(outcomes), outcomes, answered=answered)
 
 
 def _cases(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from intarsia.runtime import atomic
 PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("intarsia", "torch", "transformers", "open_clip_torch", "numpy")
 KEYS = (
-    *("protocol", "split", "n", "metrics", "per_query", "model", "data", "seed", "config"),
+    *("protocol", "split", "n", "metrics", "per_query", "model", "data", "seed", "config", "keys"),
     *("versions", "revision"),
 )
+SINCE: dict[str, Any] = {"keys": {}}  # what older files lack
 
 
 def make_result(
@@ -35,10 +37,12 @@ def make_result(
     data: str,
     seed: int | None,
     config: Mapping[str, Any],
+    keys: Mapping[str, str],
 ) -> dict[str, Any]:
     """What a result file holds.
 
-    ``n`` is the greatest n of the metrics. ``versions`` and ``revision`` are added: the git
+    ``n`` is the greatest n of the metrics; ``keys`` are those of
+    :func:`intarsia.identity.result_keys`. ``versions`` and ``revision`` are added: the git
     commit of the source tree, marked ``+dirty`` when the package differs from it, null when the
     package does not run from a checkout.
     """
@@ -52,6 +56,7 @@ def make_result(
         "data": data,
         "seed": seed,
         "config": config,
+        "keys": keys,
         "versions": versions(),
         "revision": revision(PACKAGE),
     }
@@ -65,7 +70,7 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read what :func:`write_result` wrote.
+    """Read what :func:`write_result` wrote; ``keys`` are empty in files older than these.
 
     Raises:
         DataError: There is no such file, it is not JSON, or it lacks keys of a result.
@@ -76,15 +81,28 @@ def read_result(path: Path) -> dict[str, Any]:
         raise DataError(f"cannot read the result file {path}: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{path} is not a result file: no JSON ({error})") from error
-    missing = [key for key in KEYS if not isinstance(result, dict) or key not in result]
+    found = SINCE | result if isinstance(result, dict) else {}
+    missing = [key for key in KEYS if key not in found]
     if missing:
         raise DataError(f"{path} is not a result file: it lacks {', '.join(missing)}")
-    return dict(result)
+    rest = [key for key in found if key not in KEYS]
+    return {key: found[key] for key in (*KEYS, *rest)}
 
 
 def versions() -> dict[str, str]:
     """Of Python and the packages that a figure depends on."""
-    return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    return {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
+
+
+def _version(name: str) -> str:
+    """As installed; of a package that runs from its checkout, what the checkout says."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        project = PACKAGE.parents[1] / "pyproject.toml"
+        if name != PACKAGE.name or not project.is_file():
+            return "not installed"
+        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> Table:

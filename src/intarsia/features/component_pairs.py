@@ -160,9 +160,10 @@ def _projection(backbone: Backbone, name: str) -> tuple[Callable[[Tensor], Tenso
     """(rows, W) tower states -> (rows, D), and where that happens."""
 
     def project(states: Tensor) -> Tensor:
+        states = states.to(next(backbone.parameters()).dtype)
         is_image = name == "image_global"
         given = Features(image_global=states) if is_image else Features(text_global=states)
-        return backbone.project(given).require(name)
+        return backbone.project(given).require(name).float()
 
     return project, next(backbone.parameters()).device
 

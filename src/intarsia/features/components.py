@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ class ComponentStore:
     The whole picture is what the backbone itself would see of it; a region is cut out and scaled
     to the backbone's input whatever its shape.
 
+    One thread at a time may use it: whoever is not alone holds ``lock``.
+
     Args:
         backbone: frozen, on its device; put in evaluation mode.
         spec: how components are found.
@@ -93,7 +96,7 @@ class ComponentStore:
         compiled: bool = False,
     ) -> None:
         self.backbone, self.spec, self.folder = backbone.eval(), spec, folder
-        self.compiled = compiled
+        self.compiled, self.lock = compiled, threading.RLock()
         self.image_states = backbone.image_states
         if compiled:
             self.image_states = torch.compile(
@@ -110,7 +113,7 @@ class ComponentStore:
             self.boxes = JsonLines(folder and folder / file)
         self.parser = TextParser(spec.parser)
         self.parses = JsonLines(folder and folder / f"parses-{self.parser.fingerprint()}.jsonl")
-        self.squash = replace(backbone.transform, mode="squash", resize=backbone.transform.size)
+        self.squash = backbone.transform.squashed()
 
     def close(self) -> None:
         """Write everything through to the disk and let other processes go on from it."""
@@ -128,10 +131,11 @@ class ComponentStore:
         found: list[ImageParts | None] = []
         starts = range(0, len(records), RECORDS_AT_ONCE)
         for start in progress(starts, f"regions and crops, by {RECORDS_AT_ONCE} pictures"):
-            found += self._chunk(records[start : start + RECORDS_AT_ONCE], problems)
+            found += self.find(records[start : start + RECORDS_AT_ONCE], problems)
         return found
 
-    def _chunk(self, records: Sequence[Record], problems: Problems) -> list[ImageParts | None]:
+    def find(self, records: Sequence[Record], problems: Problems) -> list[ImageParts | None]:
+        """:meth:`add_pictures` of a few, all open at once."""
         pictures = [_opened(record, problems) for record in records]
         regions = self._regions(records, pictures)
         found: list[ImageParts | None] = []
@@ -246,7 +250,7 @@ class ComponentStore:
             for caption, (entities, relations, triplets) in zip(captions, rows, strict=True)
         ]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _embed_texts(self, texts: list[str]) -> None:
         texts.sort(key=len)
         device = next(self.backbone.parameters()).device

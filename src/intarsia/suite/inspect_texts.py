@@ -79,7 +79,8 @@ def _judge_texts(
 ) -> Callable[[Model, Any, Sequence[Question]], list[Verdict]]:
     def judge(model: Model, _: Any, questions: Sequence[Question]) -> list[Verdict]:
         pictures = (q.shot.shown(model) for q in questions)
-        image = model.encode_images(pictures, regions=(q.shot.regions for q in questions))
+        regions = [q.shot.regions for q in questions] if model.takes_regions else None
+        image = model.encode_images(pictures, regions=regions)
         true, false = (
             score(model, image, model.encode_texts(texts)).tolist()
             for texts in ([q.true for q in questions], [q.false for q in questions])

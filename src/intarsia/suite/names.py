@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 
 def labels(models: Sequence[str]) -> list[str]:
@@ -39,3 +41,23 @@ def file_name(text: str) -> str:
     'retrieval_on_scenes_test_12'
     """
     return re.sub(r"[^\w.+-]+", "_", text).strip("_.")
+
+
+def file_names(texts: Iterable[str]) -> dict[str, str]:
+    """A file's name for each text; where several would share one, a hash of the text is added.
+
+    >>> file_names(["runs/clip", "runs filip"])
+    {'runs/clip': 'runs_clip', 'runs filip': 'runs_filip'}
+    >>> list(file_names(["runs/clip", "runs_Clip"]).values())
+    ['runs_clip-c8c961', 'runs_Clip-e41264']
+    """
+    names = {text: file_name(text) for text in texts}
+    used = Counter(name.lower() for name in names.values())
+    return {
+        text: name if used[name.lower()] == 1 else f"{name}-{_hash(text)}"
+        for text, name in names.items()
+    }
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]

@@ -116,7 +116,7 @@ def _entry(cell: Cell, is_best: bool, scale: float) -> Entry:
 
 
 def _facts(suite: Suite) -> dict[str, Any]:
-    keys = dict(suite.keys)
+    keys = {model: found["model"] for model, found in suite.keys.items()}
     if suite.plan.lessons and TEXT_ONLY in suite.rows:
         keys[TEXT_ONLY] = suite.plan.lessons.key
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -13,8 +12,8 @@ from intarsia.components.text import TextParser
 from intarsia.data.coco import PANOPTIC, coco_categories
 from intarsia.data.image_folder import class_names
 from intarsia.data.problems import Problems
-from intarsia.data.readers import CLASS_FOLDERS, OWN_FILES, READERS, read
-from intarsia.errors import ConfigError, DataError, IntarsiaError, unknown
+from intarsia.data.readers import CLASS_FOLDERS, OWN_FILES
+from intarsia.errors import ConfigError, DataError, IntarsiaError
 from intarsia.evaluation.blind import TEXT_ONLY, Lessons, NgramModel, blind_negatives
 from intarsia.evaluation.boxes import ProtocolName
 from intarsia.evaluation.compositional import COMPOSITIONAL
@@ -31,7 +30,7 @@ from intarsia.evaluation.probe import evaluate_probe
 from intarsia.evaluation.region_retrieval import evaluate_region_retrieval
 from intarsia.evaluation.swaps import swaps
 from intarsia.evaluation.zero_shot import class_sentences, evaluate_zero_shot
-from intarsia.features.store import content_key
+from intarsia.identity import data_key
 from intarsia.model import Model
 from intarsia.suite.inspect_classes import inspect_boxes, inspect_probe, inspect_zero_shot
 from intarsia.suite.inspect_places import (
@@ -41,21 +40,9 @@ from intarsia.suite.inspect_places import (
 )
 from intarsia.suite.inspect_texts import inspect_cases, inspect_negatives, inspect_retrieval
 from intarsia.suite.questions import Inspection
+from intarsia.suite.sources import SPLITS, Source, labelled
 from intarsia.types import Record
 
-SPLITS: dict[str, tuple[str, ...]] = {
-    "flickr8k": ("test", "dev"),
-    "flickr30k": ("test",),
-    "flickr30k_entities": ("test",),
-    "coco": ("val2017", "train2017"),
-    "refcoco": ("testA", "unc/testA"),
-    "refcoco+": ("testA", "unc/testA"),
-    "refcocog": ("test", "umd/test"),
-    "imagenet": ("val",),
-    "image_folder": ("val",),
-}
-"""Splits of data sets: the first one that is there is taken; of others, ``test``. All but one's own
-files are looked for in the root."""
 TEACHER = "flickr8k"
 """Whose captions teach the text-only judge, if it is in the root."""
 PICTURES = {
@@ -75,7 +62,7 @@ class Task:
 
     ``evaluate`` is given what ``prepare`` makes of the records or cases ``given``; ``inspection``
     finds single failures in it, where the answers can be shown; ``blind`` answers without pictures,
-    where the answers are texts.
+    where the answers are texts; ``besides`` is what else the answers depend on, as categories.
     """
 
     protocol: str
@@ -86,6 +73,7 @@ class Task:
     inspection: Inspection | None = None
     prepare: Callable[[Any], Items] = list
     blind: Blind | None = None
+    besides: Items = ()
 
     def __str__(self) -> str:
         return f"{self.protocol} on {self.data} {self.split}"
@@ -96,19 +84,8 @@ class Task:
 
     @cached_property
     def key(self) -> str:
-        """A hash of all that is asked: equal keys, equal questions."""
-        digest = hashlib.sha256(f"{self}\n".encode())
-        for item in _flat(self.given):
-            if isinstance(item, Record):
-                digest.update(content_key([item]).encode())
-                item = replace(item, image=b"")
-            digest.update(f"{item}\n".encode())
-        return digest.hexdigest()[:16]
-
-
-def _flat(items: Items) -> Iterator[Any]:
-    for item in items:
-        yield from _flat(item) if isinstance(item, list) else [item]
+        """Of all that is asked: equal keys, equal questions."""
+        return data_key([self.protocol, *self.given, *self.besides])
 
 
 @dataclass(frozen=True)
@@ -127,33 +104,7 @@ class Plan:
     tasks: list[Task]
     skipped: list[Skip]
     lessons: Lessons | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set as asked for: ``NAME``, ``NAME:SPLIT``, ``NAME@PATH`` or ``NAME:SPLIT@PATH``."""
-
-    name: str
-    splits: tuple[str, ...]
-    path: Path
-
-    @classmethod
-    def parse(cls, text: str, root: Path, default: str | None = None) -> Source:
-        """``default`` is the split where none is asked for; None = those of ``SPLITS``.
-
-        >>> Source.parse("flickr8k:dev[:200]", Path("data"))
-        Source(name='flickr8k', splits=('dev[:200]',), path=PosixPath('data/flickr8k'))
-        """
-        front, _, path = text.partition("@")
-        name, _, split = front.partition(":")
-        valid = [*READERS, *COMPOSITIONAL]
-        if name not in valid:
-            raise ConfigError(unknown("data set", name, valid))
-        if name in OWN_FILES and not path:
-            raise ConfigError(f"the data set {name!r} needs its path: write {name}@PATH")
-        wanted = split or default
-        splits = (wanted,) if wanted else SPLITS.get(name, ("test",))
-        return cls(name, splits, Path(path) if path else root / name)
+    max_bad_fraction: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -218,7 +169,13 @@ ON_RECORDS = {
 }
 
 
-def make_plan(root: Path, data: Sequence[str] | None = None, blind: str | None = None) -> Plan:
+def make_plan(
+    root: Path,
+    data: Sequence[str] | None = None,
+    blind: str | None = None,
+    *,
+    max_bad_fraction: float = 0.01,
+) -> Plan:
     """What can be evaluated.
 
     Args:
@@ -226,27 +183,34 @@ def make_plan(root: Path, data: Sequence[str] | None = None, blind: str | None =
         data: which ones (see :class:`Source`); None = those in ``root``.
         blind: data set whose captions teach the text-only judge, its split being ``train`` where
             none is named; None = ``TEACHER``, if it is in ``root``.
+        max_bad_fraction: largest share of unreadable records of a data set.
 
     Raises:
-        ConfigError: a data set of ``data`` or ``blind`` is unknown or lacks its path.
-        DataError: the captions of ``blind`` cannot be read.
+        ConfigError: a data set of ``data`` or ``blind`` is unknown or lacks its path, or is named
+            twice.
+        DataError: the captions of ``blind`` cannot be read, or nothing can be asked of one of
+            ``data``.
     """
     known = [name for name in (*SPLITS, *COMPOSITIONAL) if name not in OWN_FILES]
     names = known if data is None else data
     tasks: list[Task] = []
     skipped: list[Skip] = []
-    for source in [Source.parse(name, root) for name in names]:
+    sources = [Source.parse(name, root) for name in names]
+    for asked, source in zip(names, labelled(sources), strict=True):
+        source = replace(source, max_bad_fraction=max_bad_fraction)
         if source.name in COMPOSITIONAL:
             found = _benchmark(source, root)
         elif source.name in CLASS_FOLDERS:
             found = _on_classes(source)
         else:
             found = _on_records(source)
-        for item in found:
-            if isinstance(item, Task):
-                tasks.append(item)
-            else:
-                skipped.append(item)
+        items = list(found)
+        if data is not None and not any(isinstance(item, Task) for item in items):
+            reasons = "; ".join(dict.fromkeys(i.reason for i in items if isinstance(i, Skip)))
+            raise DataError(f"nothing can be asked of {asked}: {reasons}")
+        tasks += [item for item in items if isinstance(item, Task)]
+        skipped += [item for item in items if isinstance(item, Skip)]
+    _require_different(tasks)
     teacher = None
     if any(task.blind for task in tasks):
         try:
@@ -255,7 +219,14 @@ def make_plan(root: Path, data: Sequence[str] | None = None, blind: str | None =
             if blind is not None:
                 raise
             skipped.append(Skip(TEXT_ONLY, TEACHER, str(error)))
-    return Plan(tasks, skipped, teacher)
+    return Plan(tasks, skipped, teacher, max_bad_fraction)
+
+
+def _require_different(tasks: Sequence[Task]) -> None:
+    names = [str(task) for task in tasks]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"{twice} is asked for twice: name each data set and split once")
 
 
 def _lessons(root: Path, blind: str | None) -> Lessons | None:
@@ -277,13 +248,13 @@ def _benchmark(source: Source, root: Path) -> Iterator[Task | Skip]:
         yield Skip(source.name, source.name, reason)
     else:
         try:
-            cases = benchmark.read(source.path, images, Problems())
+            cases = benchmark.read(source.path, images, source.problems())
         except IntarsiaError as error:
             yield Skip(source.name, source.name, str(error))
             return
         yield Task(
             source.name,
-            source.name,
+            source.label,
             "test",
             cases,
             benchmark.evaluate,
@@ -294,7 +265,7 @@ def _benchmark(source: Source, root: Path) -> Iterator[Task | Skip]:
 
 def _on_classes(source: Source) -> Iterator[Task | Skip]:
     """Classes of whole pictures: with their names, and learned from the folder ``train``."""
-    split, data = source.splits[0], source.path.absolute().name
+    split, data = source.splits[0], source.label
     try:
         names, records = _classes(source, split)
         sentences = class_sentences(names)
@@ -302,7 +273,8 @@ def _on_classes(source: Source) -> Iterator[Task | Skip]:
         yield Skip("zero-shot, probe", source.name, str(error))
         return
     evaluate = partial(evaluate_zero_shot, sentences=sentences)
-    yield Task("zero-shot", data, split, records, evaluate, inspect_zero_shot(sentences))
+    inspection, besides = inspect_zero_shot(sentences), list(sentences.items())
+    yield Task("zero-shot", data, split, records, evaluate, inspection, besides=besides)
     try:
         known, train = _classes(source, "train")
     except IntarsiaError as error:
@@ -313,12 +285,13 @@ def _on_classes(source: Source) -> Iterator[Task | Skip]:
         fitted, asked = both
         return evaluate_probe(model, fitted, asked, problems, names=known)
 
-    yield Task("probe", data, split, [train, records], probe, inspect_probe(known))
+    both = [train, records]
+    yield Task("probe", data, split, both, probe, inspect_probe(known), besides=known)
 
 
 def _classes(source: Source, split: str) -> tuple[tuple[str, ...], list[Record]]:
     """The names of the classes of a split, or of a part of it, and its records."""
-    records = list(read(source.name, source.path, split))
+    records = source.read(split)
     return class_names(source.path, split.partition("[")[0]), records
 
 
@@ -332,13 +305,13 @@ def _on_records(source: Source) -> Iterator[Task | Skip]:
     for name, protocol in ON_RECORDS.items():
         if not any(map(protocol.uses, records)):
             reason = f"none of {len(records)} records has {protocol.lacks}"
-            yield Skip(name, f"{source.name} {split}", reason)
+            yield Skip(name, f"{source.label} {split}", reason)
         elif source.name == "coco" and name == "boxes-instances-roi":
             yield _coco_boxes("instances", source, split, records)
         else:
             yield Task(
                 name,
-                source.name,
+                source.label,
                 split,
                 records,
                 protocol.evaluate,
@@ -361,7 +334,7 @@ def _first_there(source: Source) -> tuple[str, list[Record]]:
     errors = []
     for split in source.splits:
         try:
-            return split, list(read(source.name, source.path, split))
+            return split, source.read(split)
         except IntarsiaError as error:
             errors.append(error)
     raise errors[0]
@@ -370,7 +343,7 @@ def _first_there(source: Source) -> tuple[str, list[Record]]:
 def _panoptic(source: Source, split: str) -> Iterator[Task | Skip]:
     protocols: tuple[ProtocolName, ...] = ("clipself", "fineclip")
     try:
-        records = list(read("coco", source.path, PANOPTIC + split))
+        records = source.read(PANOPTIC + split)
     except IntarsiaError as error:
         yield Skip("boxes-clipself-roi, boxes-fineclip-roi", f"coco {split}", str(error))
         return
@@ -383,9 +356,10 @@ def _coco_boxes(protocol: ProtocolName, source: Source, split: str, records: lis
     categories = coco_categories(source.path, prefix + split.partition("[")[0])
     return Task(
         f"boxes-{protocol}-roi",
-        source.name,
+        source.label,
         split,
         records,
         partial(evaluate_boxes, protocol=protocol, categories=categories),
         inspect_boxes(protocol, categories),
+        besides=categories,
     )

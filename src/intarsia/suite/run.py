@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from io import TextIOBase
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
@@ -24,10 +22,11 @@ from intarsia.evaluation.blind import TEXT_ONLY
 from intarsia.evaluation.compositional import true_texts
 from intarsia.evaluation.harness import Evaluation
 from intarsia.evaluation.result import make_result, read_result, write_result
+from intarsia.identity import Keys, code_key, config_key, data_key, differing, model_key
 from intarsia.model import Model
 from intarsia.runtime import atomic, progress_columns
 from intarsia.suite.failures import FORMAT, Data, failure_cases
-from intarsia.suite.names import file_name, labels
+from intarsia.suite.names import file_names, labels
 from intarsia.suite.plan import Plan, Task
 from intarsia.suite.questions import worst
 
@@ -36,6 +35,7 @@ logger = logging.getLogger(__name__)
 OpenModel = Callable[[str], tuple[Model, dict[str, Any]]]
 Result = dict[str, Any]
 Answer = Callable[[Problems], tuple[Evaluation, dict[str, Any]]]
+UNANSWERED = "unanswered"  # of a result: places of the items that a judge is not asked either
 NUM_WORST = 50
 
 
@@ -52,13 +52,14 @@ class Failed:
 class Suite:
     """What came out: ``results`` and ``failures`` in the plan's order, models by their labels.
 
-    ``models`` are the given names by label, the reference first; ``rows`` those of a table, where
+    ``models`` are the given names by label, the reference first; ``keys`` those of their weights
+    and configs; ``rows`` those of a table, where
     ``TEXT_ONLY`` comes last if it has answered anything; ``inspected`` the two whose failures are
     shown (the first and the last). ``failures`` are the worst mistakes of the last.
     """
 
     models: dict[str, str]
-    keys: dict[str, str]
+    keys: dict[str, Keys]
     plan: Plan
     results: dict[Task, dict[str, Result]] = field(default_factory=dict)
     failures: dict[Task, list[Data]] = field(default_factory=dict)
@@ -89,8 +90,8 @@ def run_suite(
 
     With ``plan.lessons`` a language model that sees no picture answers what it can, too.
 
-    What lies in ``out`` already and was made of the same model, data and protocol is read, not
-    computed again. A task that fails for a model is noted and the others go on.
+    What lies in ``out`` already and was made of the same data, weights, config and code is read,
+    not computed again. A task that fails for a model is noted and the others go on.
 
     Args:
         models: trained folders or backbones; the first is the reference.
@@ -106,7 +107,7 @@ def run_suite(
     if len(names) < len(models):
         raise ConfigError(f"models must differ, are {', '.join(models)}")
     opened = lru_cache(2)(open_model)
-    keys = {label: fingerprint(*opened(name)) for label, name in names.items()}
+    keys = {label: _keys(*opened(name)) for label, name in names.items()}
     suite = Suite(names, keys, plan)
     run = _Run(suite, out, opened, num_worst)
     with _bar() as bar:
@@ -130,16 +131,8 @@ def run_suite(
     return suite
 
 
-def fingerprint(model: Model, config: dict[str, Any]) -> str:
-    """A hash of all that a model's answers depend on: its config, weights and input."""
-    digest = hashlib.sha256(json.dumps(config, default=str, sort_keys=True).encode())
-    digest.update(model.backbone.fingerprint().encode())
-    for name, value in sorted(model.trained_state().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(
-            value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()[:16]
+def _keys(model: Model, config: dict[str, Any]) -> Keys:
+    return {"model": model_key(model), "config": config_key(config)}
 
 
 @dataclass(frozen=True)
@@ -163,6 +156,14 @@ class _Run:
         logger.error("%s, %s: %s", task, label, reason)
         self.suite.failed.append(Failed(str(task), label, reason))
 
+    @cached_property
+    def _folders(self) -> dict[str, str]:
+        return file_names([*self.suite.models.values(), TEXT_ONLY])
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        return file_names(map(str, self.suite.plan.tasks))
+
     def evaluate(self, task: Task, label: str) -> None:
         name = self.suite.models[label]
 
@@ -170,25 +171,30 @@ class _Run:
             model, config = self.opened(name)
             return task.evaluate(model, task.items, problems), config
 
-        self._once(task, label, name, self.suite.keys[label], answer)
+        self._once(task, label, name, {"data": task.key, **self.suite.keys[label]}, answer)
 
     def evaluate_blind(self, task: Task, label: str) -> None:
+        """Ask the judge what the models have answered: all whose picture could be read."""
         ask, lessons = task.blind, self.suite.plan.lessons
         assert ask is not None and lessons is not None
+        some = next(iter(self.suite.results.get(task, {}).values()), {})
+        left_out = set(some.get(UNANSWERED, ()))
+        items = [item for place, item in enumerate(task.items) if place not in left_out]
 
         def answer(_: Problems) -> tuple[Evaluation, dict[str, Any]]:
-            language, taught_on = lessons.teach(true_texts(task.items))
-            return ask(task.items, language), {"taught_on": asdict(taught_on)}
+            language, taught_on = lessons.teach(true_texts(items))
+            return ask(items, language), {"taught_on": asdict(taught_on)}
 
-        self._once(task, label, label, lessons.key, answer)
+        keys = {"data": data_key(items), "model": lessons.key, "config": config_key({})}
+        self._once(task, label, label, keys, answer)
 
-    def _once(self, task: Task, label: str, name: str, key: str, answer: Answer) -> None:
+    def _once(self, task: Task, label: str, name: str, keys: Keys, answer: Answer) -> None:
         """The result of an earlier run, or the answer, which is kept."""
-        path = self.out / "results" / file_name(name) / f"{file_name(str(task))}.json"
-        stamp = {"model": key, "data": task.key}
-        result = _read(path, stamp)
+        path = self.out / "results" / self._folders[name] / f"{self._files[str(task)]}.json"
+        keys = keys | {"code": code_key()}
+        result = _read(path, keys)
         if result is None:
-            problems = Problems()
+            problems = Problems(self.suite.plan.max_bad_fraction)
             evaluation, config = answer(problems)
             variant = evaluation.variant
             result = make_result(
@@ -199,8 +205,11 @@ class _Run:
                 model=name,
                 data=task.data,
                 seed=config.get("seed"),
-                config=config | {"suite": stamp},
+                config=config,
+                keys=keys,
             )
+            if evaluation.answered:
+                result[UNANSWERED] = _places(task.items, evaluation.answered)
             write_result(path, result)
             if len(problems):
                 problems.write(path.with_suffix(".problems.jsonl"))
@@ -212,10 +221,10 @@ class _Run:
         done = self.suite.results.get(task, {})
         if task.inspection is None or not all(label in done for label in inspected):
             return
-        path = self.out / "failures" / f"{file_name(str(task))}.json"
-        stamp = {"format": FORMAT, "data": task.key, "worst": self.num_worst} | {
-            f"model {i}": self.suite.keys[label] for i, label in enumerate(inspected)
-        }
+        path = self.out / "failures" / f"{self._files[str(task)]}.json"
+        stamp = {"format": FORMAT, "data": task.key, "worst": self.num_worst}
+        stamp |= {"code": code_key()}
+        stamp |= {f"model {i}": self.suite.keys[label] for i, label in enumerate(inspected)}
         cases = _read_cases(path, stamp)
         if cases is None:
             models = [self.opened(self.suite.models[label])[0] for label in inspected]
@@ -227,15 +236,25 @@ class _Run:
         self.suite.failures[task] = cases
 
 
-def _read(path: Path, stamp: dict[str, str]) -> Result | None:
-    """The result of an earlier run, if it is of the same model, data and protocol."""
+def _places(items: Sequence[Any], answered: Sequence[Any]) -> list[int]:
+    """Where in ``items`` those stand that are not among the answered ones."""
+    known = {id(item) for item in answered}
+    return [place for place, item in enumerate(items) if id(item) not in known]
+
+
+def _read(path: Path, keys: Keys) -> Result | None:
+    """The result of an earlier run, if it stands; why not is told in one line."""
     if not path.is_file():
         return None
     try:
         result = read_result(path)
-    except DataError:
+    except DataError as error:
+        logger.info("%s is made anew: %s", path, error)
         return None
-    return result if result["config"].get("suite") == stamp else None
+    if reason := differing(result["keys"], keys):
+        logger.info("%s is made anew: it has %s", path, reason)
+        return None
+    return result
 
 
 def _read_cases(path: Path, stamp: dict[str, Any]) -> list[Data] | None:

@@ -15,6 +15,15 @@ from intarsia.errors import ConfigError, TrainingError
 from intarsia.features.component_pairs import ComponentPairs
 from intarsia.features.pairs import LivePairs, Pairs
 from intarsia.features.store import CachedPairs, FeatureStore, content_key
+from intarsia.identity import (
+    Keys,
+    config_key,
+    data_key,
+    differing,
+    keep_run_keys,
+    kept_run_keys,
+    run_keys,
+)
 from intarsia.model import CONFIG, WEIGHTS, Model, ModelSpec, dump_config
 from intarsia.runtime import atomic
 from intarsia.training.fit import LAST, Validate
@@ -88,7 +97,8 @@ def train(
         records: the records of ``data``, where they are read already.
         description: what the progress bar says.
     """
-    if not resume and any((out / name).exists() for name in (WEIGHTS, LAST)):
+    is_begun = any((out / name).exists() for name in (WEIGHTS, LAST))
+    if is_begun and not resume:
         raise TrainingError(f"{out} already holds a run: add --resume, or choose another --out")
     problems = data.problems()
     with problems_listed(out, problems):
@@ -109,6 +119,9 @@ def train(
             if trainer.fabric.is_global_zero and not resume:
                 (out / PROBLEMS).unlink(missing_ok=True)
             write_config(out, spec, config or {}, resume=resume)
+            if trainer.fabric.is_global_zero:
+                resolved = resolved_config(spec, config or {})
+                _keep_keys(out, run_keys(resolved, data_key(records), init), is_begun)
             links = None
             if pseudo is not None:
                 links = PseudoLinks(records, pseudo, cache, problems)
@@ -152,24 +165,31 @@ def make_pairs(model: Model, records: list[Record], cache: Path, problems: Probl
     return CachedPairs(store, patches=model.dense, tokens=tokens, **links)
 
 
+def resolved_config(spec: ModelSpec, config: dict[str, Any]) -> dict[str, Any]:
+    """What is kept as a run's config."""
+    return asdict(spec) | {"seed": 0} | config
+
+
 def write_config(out: Path, spec: ModelSpec, config: dict[str, Any], *, resume: bool) -> None:
     """Keep the resolved config; a resumed run must have the same one, apart from settings that
     have come since and are not set."""
     out.mkdir(parents=True, exist_ok=True)
-    resolved = asdict(spec) | {"seed": 0} | config
-    text, path = dump_config(resolved), out / CONFIG
-    if resume and path.exists() and _set(path.read_text()) != _set(text):
+    text, path = dump_config(resolved_config(spec, config)), out / CONFIG
+    if resume and path.exists() and _key(path.read_text()) != _key(text):
         raise ConfigError(f"{path} differs from this run's config: resume with the same one")
     with atomic(path) as draft:
         draft.write_text(text)
 
 
-def _set(text: str) -> Any:
-    """A config without what is null or false in it."""
+def _keep_keys(out: Path, keys: Keys, is_begun: bool) -> None:
+    """Of a run that was begun before there were keys, what it was begun from is not known."""
+    kept = kept_run_keys(out)
+    if is_begun and not kept:
+        return
+    if is_begun and (reason := differing(kept, keys)):
+        raise ConfigError(f"{out} was begun from {reason}: resume with the same, or choose another")
+    keep_run_keys(out, keys)
 
-    def pruned(value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {k: pruned(v) for k, v in value.items() if v is not None and v is not False}
 
-    return pruned(yaml.safe_load(text))
+def _key(text: str) -> str:
+    return config_key(yaml.safe_load(text))

@@ -1,0 +1,1 @@
+"""What a model is asked: vectors of pictures and texts, similarities, maps."""

@@ -1,0 +1,296 @@
+"""A backbone and a method that are asked: vectors of pictures and texts, similarities, maps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cached_property
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from intarsia.backbones.base import Backbone
+from intarsia.data.images import AnyImage, picture, source_of
+from intarsia.data.problems import Problems
+from intarsia.encode.inputs import BLANK, Picture, Pictures, Texts, pictures_of, texts_of
+from intarsia.encode.modes import Asked
+from intarsia.errors import ConfigError, CutTextWarning, DataError
+from intarsia.features.component_pairs import image_features, text_features
+from intarsia.features.components import ComponentSpec, ComponentStore, ImageParts
+from intarsia.methods import Method
+from intarsia.ops.similarity import pairwise_scores
+from intarsia.runtime import chunks
+from intarsia.types import Box, Dense, Embeddings, Features, Record, Region, TokenBatch
+
+MISSING: Any = object()
+
+
+class Encoder(nn.Module):
+    """What a model answers, from any number of threads, in whatever mode it is.
+
+    A picture is a path, the bytes of a file, a PIL image, an (H,W,3) uint8 array or a (3,H,W) or
+    (H,W,3) uint8 tensor. Answers are ordinary tensors without a gradient. Embeddings and maps are
+    on the CPU, since those of a whole data set need not fit on the device; ``.to(device)`` moves
+    embeddings. Features are where the model is, in the precision of the method.
+
+    Args:
+        backbone: its precision is that of the towers and projections.
+        method: what is made of the backbone's vectors.
+        dense: how the patches of a ViT are taken.
+        components: how components are found, for methods that match them.
+    """
+
+    def __init__(
+        self, backbone: Backbone, method: Method, *, dense: Dense, components: ComponentSpec
+    ) -> None:
+        super().__init__()
+        self.backbone, self.method, self.component_spec = backbone, method, components
+        self.dense: Dense | None = dense if "patches" in method.needs else None
+        self.cache: Path | None = None
+        self._patches: Dense = dense
+        self._asked = Asked()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "components"}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.method.parameters()).device
+
+    def asked(self) -> AbstractContextManager[None]:
+        """Evaluation mode for as long as somebody is inside."""
+        return self._asked(self)
+
+    @cached_property
+    def components(self) -> ComponentStore:
+        """Where components are found and embedded; kept in the folder ``cache`` if that is set."""
+        folder = None if self.cache is None else self.cache / "components"
+        return ComponentStore(self.backbone, self.component_spec, folder)
+
+    @property
+    def matches_components(self) -> bool:
+        return "components" in self.method.needs
+
+    @property
+    def takes_regions(self) -> bool:
+        """Whether regions have to be given with the pictures: nothing else finds them."""
+        return self.matches_components and self.component_spec.detector is None
+
+    @torch.no_grad()
+    def image_features(
+        self, images: Pictures, *, patches: bool = False, whole: bool = False
+    ) -> Features:
+        """What the backbone gives for one or many pictures, all at once.
+
+        Args:
+            images: one picture, or any iterable of them.
+            patches: also for methods that need none.
+            whole: scale the whole picture to a square, where the transform would cut one out.
+        """
+        transform = self.backbone.transform
+        prepare = transform.squashed() if whole else self.backbone.preprocess
+        pixels = [prepare(picture(image)) for image in pictures_of(images)]
+        dense = self._patches if patches else self.dense
+        given = torch.stack(pixels or [prepare(picture(BLANK))]).to(self.device)
+        with self.asked():
+            found = self._for_method(self.backbone.encode_image(given, dense=dense))
+        return found if pixels else found.rows(slice(0))
+
+    @torch.no_grad()
+    def text_features(self, texts: Texts) -> Features:
+        """What the backbone gives for one or many texts, all at once."""
+        given = list(texts_of(texts))
+        tokens = self.backbone.tokenize(given or [""])
+        self._tell_cut(tokens.cut)
+        found = self._of_tokens(tokens)
+        return found if given else found.rows(slice(0))
+
+    def _of_tokens(self, tokens: TokenBatch) -> Features:
+        with self.asked():
+            return self._for_method(self.backbone.encode_text(tokens.to(self.device)))
+
+    def _for_method(self, features: Features) -> Features:
+        dtype = next(self.method.parameters()).dtype
+        return features.map(lambda x: x.to(dtype) if x.is_floating_point() else x)
+
+    @torch.no_grad()
+    def encode_images(
+        self,
+        images: Pictures,
+        *,
+        regions: Iterable[Sequence[Region]] | None = None,
+        batch_size: int | None = None,
+    ) -> Embeddings:
+        """One or many pictures -> their embeddings, a row each, in order.
+
+        Args:
+            images: one picture, or any iterable of them, which is read as it is needed.
+            regions: a list of regions for each picture, for methods that match components where
+                no detector finds them; without, the whole picture is its one entity.
+            batch_size: pictures at a time; None = what is fast.
+
+        Raises:
+            ConfigError: the method does not take regions.
+            DataError: a picture cannot be read, or there is not one list of regions a picture.
+        """
+        if regions is not None and not self.takes_regions:
+            raise ConfigError(self._no_regions())
+        fast = 256 if self.matches_components else self.backbone.images_at_once
+        size, given = _checked(fast if batch_size is None else batch_size), pictures_of(images)
+        with self.asked():
+            if self.matches_components:
+                parts = self._component_images(given, regions, size)
+            else:
+                parts = [self._encode_image(self.image_features(x)) for x in chunks(given, size)]
+            if not parts:
+                return self.encode_images(BLANK).rows(slice(0))
+        return Embeddings.concatenate(parts)
+
+    def _encode_image(self, features: Features) -> Embeddings:
+        return self.method.encode_image(features).cpu()
+
+    def _no_regions(self) -> str:
+        name = type(self.method).__name__
+        if self.matches_components:
+            return f"{name} here finds regions by {self.component_spec.detector}: give none"
+        return f"{name} does not use regions: leave them out (ComAlign matches them with phrases)"
+
+    def _component_images(
+        self,
+        images: Iterator[AnyImage],
+        regions: Iterable[Sequence[Region]] | None,
+        batch_size: int,
+    ) -> list[Embeddings]:
+        found: list[ImageParts | None] = []
+        with self.components.lock:
+            for some in chunks(_records(images, regions), batch_size):
+                found += self.components.find(some, Problems(0.0))
+            features = image_features(
+                self.components,
+                [part for part in found if part is not None],
+                roles="roles" in self.method.needs,
+                batch_size=batch_size,
+            )
+            return [self._encode_image(some) for some in features]
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Texts, *, batch_size: int = 256) -> Embeddings:
+        """One or many texts -> their embeddings, a row each, in order; one string is one text.
+
+        Texts beyond the context are cut, with a :class:`CutTextWarning` that counts them;
+        ``cut`` of the result says which.
+
+        Args:
+            texts: one text, or any iterable of them.
+            batch_size: texts at a time.
+        """
+        size, given = _checked(batch_size), texts_of(texts)
+        with self.asked():
+            if self.matches_components:
+                parts = self._component_texts(list(given), size)
+            else:
+                parts = [self._encode_text(some) for some in chunks(given, size)]
+            if not parts:
+                return self.encode_texts("").rows(slice(0))
+        found = Embeddings.concatenate(parts)
+        self._tell_cut(found.cut)
+        return found
+
+    def _encode_text(self, texts: Sequence[str]) -> Embeddings:
+        tokens = self.backbone.tokenize(texts)
+        found = self.method.encode_text(self._of_tokens(tokens))
+        return replace(found, cut=tokens.cut).cpu()
+
+    def _component_texts(self, texts: list[str], batch_size: int) -> list[Embeddings]:
+        with self.components.lock:
+            features = text_features(
+                self.components,
+                self.components.add_texts(texts),
+                roles="roles" in self.method.needs,
+                batch_size=batch_size,
+            )
+            return [
+                replace(self.method.encode_text(part), cut=self.backbone.tokenize(some).cut).cpu()
+                for part, some in zip(features, chunks(texts, batch_size), strict=True)
+            ]
+
+    def _tell_cut(self, cut: Tensor | None) -> None:
+        if cut is not None and (count := int(cut.sum())):
+            told = (
+                f"{count} of {len(cut)} texts are longer than the {self.backbone.dims.context} "
+                f"tokens of {self.backbone.name} and were cut: their ends do not count"
+            )
+            warnings.warn(CutTextWarning(told), stacklevel=4)
+
+    def similarity(self, image: Embeddings, text: Embeddings) -> tuple[Tensor, Tensor]:
+        """Image-to-text and text-to-image similarity, both (I,T)."""
+        return pairwise_scores(image, text, self.method.terms)
+
+    @torch.no_grad()
+    def alignment(self, image: Picture, text: str) -> Tensor:
+        """(vectors of the picture, vectors of the text): who matches whom inside one pair."""
+        return self.method.alignment(self.encode_images([image]), self.encode_texts([text]))
+
+    @torch.no_grad()
+    def patch_maps(self, image: Picture, phrases: Texts, *, whole: bool = False) -> Tensor:
+        """Where each phrase is in one picture: (P,h,w), higher = better match.
+
+        A map covers what the backbone sees of the picture: for many only the central square, the
+        rest of the longer side being cut off. :meth:`seen` gives that part as a box.
+
+        Args:
+            image: one picture.
+            phrases: one or many.
+            whole: scale the whole picture to a square instead, so that the map covers all of it.
+        """
+        with self.asked():
+            text = self.text_features(phrases)
+            num_phrases = len(text.require("text_global"))
+            rows = torch.zeros(num_phrases, dtype=torch.long, device=self.device)
+            found = self.image_features([image], patches=True, whole=whole).rows(rows)
+            maps = self.method.patch_map(found, text)
+        return maps.view(num_phrases, *self.backbone.dims.grid).cpu()
+
+    def seen(self, image: Picture) -> Box:
+        """The part of a picture that the backbone sees and a map covers, in its pixels."""
+        (shown,) = pictures_of([image])
+        return self.backbone.transform.seen(picture(shown).size)
+
+
+def _records(
+    images: Iterator[AnyImage], regions: Iterable[Sequence[Region]] | None
+) -> Iterator[Record]:
+    """A record a picture, with its regions."""
+    pairs = ((image, ()) for image in images) if regions is None else _paired(images, regions)
+    for number, (image, own) in enumerate(pairs):
+        yield Record(str(number), source_of(image), (), tuple(own))
+
+
+def _paired(
+    images: Iterator[AnyImage], regions: Iterable[Sequence[Region]]
+) -> Iterator[tuple[AnyImage, Sequence[Region]]]:
+    """Each picture with its list.
+
+    Raises:
+        DataError: the lists are more or fewer than the pictures, or a region stands for a list.
+    """
+    for number, (image, own) in enumerate(zip_longest(images, regions, fillvalue=MISSING)):
+        if isinstance(own, Region):
+            raise DataError(f"regions are a list for each picture, but item {number} is a region")
+        if image is MISSING or own is MISSING:
+            fewer, more = ("lists", "pictures") if own is MISSING else ("pictures", "lists")
+            raise DataError(
+                f"there are {number} {fewer} and more {more}: give a list of regions a picture"
+            )
+        yield image, own
+
+
+def _checked(batch_size: int) -> int:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}: give at least 1")
+    return batch_size

@@ -1,0 +1,188 @@
+"""Content keys: of data, of weights, of a config and of the code that measures.
+
+Sweeps, suites and comparisons decide by them whether a run or a result can stand, never by a name
+or by "the file is there". Pictures are known by their bytes, not by paths, sizes or times: to read
+them is a small part of decoding them, and a copy of a data set has the key of the original. A file
+is hashed once a process, and again when its size or time has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from intarsia.errors import ConfigError
+from intarsia.model import WEIGHTS, Model
+from intarsia.runtime import atomic
+
+PACKAGE = Path(__file__).parent
+NOT_MEASURING = frozenset(
+    "apps cli suite templates training demo.py export.py identity.py report.py sweep".split()
+)
+"""Parts of the package that no figure depends on once a model is trained."""
+PLACES = ("image", "source")
+"""Fields of records and cases that say where something lies; the picture counts by its bytes."""
+RUN_KEYS = "keys.json"
+
+Keys = dict[str, str]
+
+
+def result_keys(model: Model, items: Iterable[Any], config: Mapping[str, Any]) -> Keys:
+    """Of a result: what was asked, of whom, with which settings, by which code."""
+    return {
+        "data": data_key(items),
+        "model": model_key(model),
+        "config": config_key(config),
+        "code": code_key(),
+    }
+
+
+def data_key(items: Iterable[Any]) -> str:
+    """Of records, of a benchmark's cases, or of lists of these: all that they say and show."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(_item(item).encode())
+    return digest.hexdigest()[:16]
+
+
+def model_key(model: Model) -> str:
+    """Of the weights, and of how the backbone takes pictures and texts."""
+    digest = hashlib.sha256(model.backbone.fingerprint().encode())
+    for name, value in sorted(model.trained_state().items()):
+        digest.update(_tensor(name, value))
+    return digest.hexdigest()[:16]
+
+
+def config_key(config: Mapping[str, Any]) -> str:
+    """Of plain settings, in any order; one that is not set (null, false) is as good as absent.
+
+    >>> config_key({"lr": 0.1, "flip": False}) == config_key({"lr": 0.1})
+    True
+    >>> config_key({"lr": 0.1, "seed": 0}) == config_key({"lr": 0.1, "seed": 1})
+    False
+    """
+    text = json.dumps(_set(dict(config)), default=str, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def code_key() -> str:
+    """Of the source of all that a figure depends on: readers, models, protocols."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        inside = path.relative_to(PACKAGE)
+        if inside.parts[0] not in NOT_MEASURING:
+            digest.update(f"{inside.as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def run_keys(config: Mapping[str, Any], data: str, start: Path | None) -> Keys:
+    """Of what a run is trained from.
+
+    Args:
+        config: the resolved one. Where its data and its start lie does not count.
+        data: the key of its records.
+        start: the folder it goes on from.
+    """
+    settings = {**config, "init": None, "data": {**(config.get("data") or {}), "root": None}}
+    return {
+        "config": config_key(settings),
+        "data": data,
+        "start": "" if start is None else weights_key(start),
+    }
+
+
+def weights_key(folder: Path) -> str:
+    """Of the weights in a trained model's folder; the order of what the file says varies.
+
+    Raises:
+        ConfigError: It is not such a folder.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise ConfigError(f"{folder} is not a trained model: it has no {WEIGHTS}")
+    digest = hashlib.sha256()
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        digest.update(f"{sorted((file.metadata() or {}).items())}".encode())
+        for name in sorted(file.keys()):
+            digest.update(_tensor(name, file.get_tensor(name)))
+    return digest.hexdigest()[:16]
+
+
+def keep_run_keys(folder: Path, keys: Keys) -> None:
+    """Write into a run's folder what it is made from."""
+    with atomic(folder / RUN_KEYS) as draft:
+        draft.write_text(json.dumps(keys, indent=1) + "\n", encoding="utf-8")
+
+
+def kept_run_keys(folder: Path) -> Keys:
+    """What a run's folder says that it was made from; nothing of a run that does not say it."""
+    try:
+        return dict(json.loads((folder / RUN_KEYS).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def differing(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """In words, which keys are not the wanted ones; empty where all are.
+
+    >>> differing({"data": "1", "code": "2"}, {"data": "1", "code": "3"})
+    'other code'
+    >>> differing({}, {"data": "1"})
+    'no keys of what it was made from'
+    """
+    if not kept:
+        return "no keys of what it was made from"
+    other = [name for name in wanted if kept.get(name) != wanted[name]]
+    return f"other {' and '.join(other)}" if other else ""
+
+
+def _tensor(name: str, value: Tensor) -> bytes:
+    flat = value.detach().cpu().contiguous().flatten()
+    data = flat.view(torch.uint8).numpy()
+    return f"{name} {value.dtype} {tuple(value.shape)}".encode() + data.tobytes()
+
+
+def _item(item: Any) -> str:
+    if isinstance(item, list):
+        return data_key(item)
+    if not hasattr(item, "__dataclass_fields__"):
+        return f"{item}\n"
+    told = {f.name: getattr(item, f.name) for f in fields(item) if f.name not in PLACES}
+    return f"{type(item).__name__} {told} {_picture(getattr(item, 'image', None))}\n"
+
+
+def _picture(image: Any) -> str:
+    if isinstance(image, Path):
+        return _of_file(image) if image.is_file() else "missing"
+    if isinstance(image, np.ndarray):
+        pixels = np.ascontiguousarray(image)
+        return f"{pixels.shape}{hashlib.sha256(pixels.data).hexdigest()}"
+    return "" if image is None else hashlib.sha256(image).hexdigest()
+
+
+def _of_file(path: Path) -> str:
+    stat = path.stat()
+    return _hashed(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(2**18)
+def _hashed(path: Path, size: int, time: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _set(value: Any) -> Any:
+    """Without what is null or false."""
+    if isinstance(value, Mapping):
+        return {k: _set(v) for k, v in value.items() if v is not None and v is not False}
+    return [_set(item) for item in value] if isinstance(value, list | tuple) else value
