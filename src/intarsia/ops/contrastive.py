@@ -7,10 +7,10 @@ of Khosla et al. 2020 keeps them there; two captions of one picture then push ea
 as strangers do.) A row's positives are averaged, then the rows; rows and columns without a positive
 do not count, but remain negatives of the others.
 
-``positives`` are the ids of the rows (A,) and of the columns (C,), int64: equal ids are positives.
-None means that row k belongs to column k alone.
+``positives`` are the ids of the rows (A,) and of the columns (C,), integers: equal ids are
+positives. None means that row k belongs to column k alone.
 
-Nothing of size rows x columns is ever kept (:mod:`intarsia.ops.blockwise`). Losses are float32 or
+No more than one block of logits is ever kept (:mod:`intarsia.ops.blockwise`). Losses are float32 or
 better; the products are bfloat16 or float16 where the vectors are, or under autocast. Inside
 :func:`intarsia.ops.ranks.across_ranks` every function takes this rank's rows and columns and
 returns the loss of those of all ranks.

@@ -188,7 +188,7 @@ class Run:
         return step * self.trainer.accumulate // self._sampler().steps_per_epoch
 
     def _step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """The losses and the gradient's norm on the device, which nothing here waits for."""
+        """The losses and the gradient's norm on the device; only the scaler of 16-mixed waits."""
         trainer = self.trainer
         factor = trainer.schedule.factor(self.step, self.total)
         for group in self.optimizer.param_groups:

@@ -43,7 +43,9 @@ class Trainer:
         flip: mirror half of the pictures, their boxes with them, drawn anew each epoch; never one
             whose captions say left or right.
         precision: of Lightning Fabric; losses are float32 in all of them. Products of float32
-            stay exact (no TF32, as is torch's default): speed is in mixed precision.
+            stay exact (no TF32, as is torch's default): speed is in mixed precision. In 16-mixed
+            a loss that is not finite stops the run at the next log line, but steps until then
+            are only left out where their gradients are not finite either.
         compile: run towers and method through ``torch.compile``, the losses as they are. The first
             steps take minutes, and a batch of another shape (longer texts) may compile again.
         log_every: steps between two lines of ``metrics.jsonl``. Only there, and before weights are
