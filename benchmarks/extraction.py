@@ -24,7 +24,7 @@ from intarsia.backbones.loading import load_backbone
 from intarsia.data.images import image_size, load_image
 from intarsia.data.problems import Problems
 from intarsia.data.readers import read
-from intarsia.features.components import ComponentSpec, ComponentStore
+from intarsia.encode.components import ComponentSpec, ComponentStore
 from intarsia.runtime import data_root
 from intarsia.types import Record, Region
 

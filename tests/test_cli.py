@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from intarsia.cli import main, train_parser
+from intarsia.encode.vectors import VectorStore
 from intarsia.evaluation.result import KEYS
-from intarsia.features.vectors import VectorStore
 from intarsia.model import load_model
 from intarsia.sweep import Sweep, run_arguments
 from intarsia.types import Record

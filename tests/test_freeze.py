@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from intarsia.encode.pairs import LivePairs
 from intarsia.errors import ConfigError
-from intarsia.features.pairs import LivePairs
 from intarsia.methods import Clip
 from intarsia.model import WEIGHTS, Model, ModelSpec, load_model
 from intarsia.training.loop import Trainer

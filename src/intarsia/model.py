@@ -18,9 +18,9 @@ from torch import Tensor
 
 from intarsia.backbones.base import SIDES, Backbone, Side
 from intarsia.backbones.loading import is_base_folder, load_backbone
+from intarsia.encode.components import ComponentSpec
 from intarsia.encode.encoder import Encoder
 from intarsia.errors import ConfigError, unknown
-from intarsia.features.components import ComponentSpec
 from intarsia.methods import Method
 from intarsia.ops.regions import enlarged_crops
 from intarsia.runtime import atomic, randomness_kept, seed_cpu
@@ -48,7 +48,7 @@ class ModelSpec:
         freeze: ``image`` or ``text`` keeps that tower as it is, ``towers`` both, so that only the
             projections and the method train, ``backbone`` the projections, too.
         dense: how the patches of a ViT are taken (METHODS.md section 0).
-        components: arguments of :class:`intarsia.features.components.ComponentSpec`, for methods
+        components: arguments of :class:`intarsia.encode.components.ComponentSpec`, for methods
             that match components.
     """
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from intarsia.backbones.loading import load_backbone
 from intarsia.data.problems import Problems
+from intarsia.encode.pairs import LivePairs
 from intarsia.errors import ConfigError
-from intarsia.features.pairs import LivePairs
 from intarsia.methods import HarmoClip
 from intarsia.model import Model
 from intarsia.ops.similarity import pairwise_scores

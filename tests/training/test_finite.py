@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from intarsia.encode.pairs import LivePairs
 from intarsia.errors import TrainingError
-from intarsia.features.pairs import LivePairs
 from intarsia.methods import Clip, Registers
 from intarsia.model import Model
 from intarsia.training import finite

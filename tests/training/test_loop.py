@@ -12,12 +12,12 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from intarsia.encode import pairs as pairs_module
 
 from intarsia.cli import main
 from intarsia.data.problems import Problems
+from intarsia.encode.pairs import LivePairs
 from intarsia.errors import ConfigError, DataError, TrainingError
-from intarsia.features import pairs as pairs_module
-from intarsia.features.pairs import LivePairs
 from intarsia.identity import RUN_KEYS
 from intarsia.model import ModelSpec, load_model
 from intarsia.training.loop import Trainer

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from intarsia.data.problems import Problems
+from intarsia.encode.cached import CachedPairs
+from intarsia.encode.pairs import LivePairs
 from intarsia.errors import ConfigError
-from intarsia.features.pairs import LivePairs
-from intarsia.features.store import CachedPairs
 from intarsia.model import ModelSpec, load_model
 from intarsia.ops.regions import pool_regions, pool_words
 from intarsia.training.fit import LAST

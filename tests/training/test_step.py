@@ -10,8 +10,8 @@ from torch import nn
 from transformers import BertConfig, BertModel, MobileNetV2Config, MobileNetV2Model
 
 from intarsia.backbones.dual import DualEncoder
+from intarsia.encode.pairs import LivePairs
 from intarsia.errors import ConfigError
-from intarsia.features.pairs import LivePairs
 from intarsia.methods import Clip, Filip, HarmoClip, Method, Registers
 from intarsia.methods.base import Temperature, normalised
 from intarsia.model import Model

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from intarsia.data.images import load_image
 from intarsia.data.problems import Problems
+from intarsia.encode.component_pairs import image_features, text_features
+from intarsia.encode.components import ImageParts, TextParts
 from intarsia.errors import ConfigError
-from intarsia.features.component_pairs import image_features, text_features
-from intarsia.features.components import ImageParts, TextParts
 from intarsia.methods.base import normalised
 from intarsia.model import Model
 from intarsia.runtime import atomic

@@ -17,7 +17,7 @@ from intarsia.errors import ConfigError
 
 
 def extract(arguments: list[str]) -> None:
-    from intarsia.features.components import ComponentSpec, ComponentStore
+    from intarsia.encode.components import ComponentSpec, ComponentStore
 
     parser = command(
         "extract",

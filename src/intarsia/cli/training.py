@@ -53,7 +53,7 @@ def import_(arguments: list[str]) -> None:
 
 def train_parser() -> ArgumentParser:
     """The parser of ``intarsia train``; every config file is checked against it."""
-    from intarsia.features.components import ComponentSpec
+    from intarsia.encode.components import ComponentSpec
     from intarsia.model import Freeze
     from intarsia.training.loop import Trainer
     from intarsia.training.lora import LoraSpec

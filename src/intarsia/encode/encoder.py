@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from intarsia.backbones.base import Backbone
 from intarsia.data.images import AnyImage, picture, source_of
 from intarsia.data.problems import Problems
+from intarsia.encode.component_pairs import image_features, text_features
+from intarsia.encode.components import ComponentSpec, ComponentStore, ImageParts
 from intarsia.encode.inputs import BLANK, Picture, Pictures, Texts, pictures_of, texts_of
 from intarsia.encode.modes import Asked
 from intarsia.errors import ConfigError, CutTextWarning, DataError
-from intarsia.features.component_pairs import image_features, text_features
-from intarsia.features.components import ComponentSpec, ComponentStore, ImageParts
 from intarsia.methods import Method
 from intarsia.ops.similarity import pairwise_scores
 from intarsia.runtime import chunks

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from intarsia.encode.pairs import Pairs
 from intarsia.errors import TrainingError
-from intarsia.features.pairs import Pairs
 from intarsia.runtime import atomic
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from intarsia.data.problems import Problems
+from intarsia.encode.pairs import LivePairs, Pairs
 from intarsia.errors import ConfigError, TrainingError
-from intarsia.features.pairs import LivePairs, Pairs
 from intarsia.model import WEIGHTS, Model
 from intarsia.runtime import progress_columns, seed_everything
 from intarsia.training.checkpoint import (

@@ -9,8 +9,8 @@ from typing import Literal
 from lightning_fabric import Fabric
 
 from intarsia.data.problems import Problems
+from intarsia.encode.pairs import Pairs
 from intarsia.errors import ConfigError
-from intarsia.features.pairs import Pairs
 from intarsia.model import Model
 from intarsia.training.fit import Run, Validate, listing
 from intarsia.training.log import problems_listed

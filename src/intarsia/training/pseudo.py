@@ -20,11 +20,11 @@ from intarsia.components.detectors import Detector, load_detector
 from intarsia.components.pseudo import Candidates, Proposals, candidates, proposals
 from intarsia.components.text import TextParser
 from intarsia.data.problems import Problems
+from intarsia.encode.cached import CachedPairs
+from intarsia.encode.lines import JsonLines
+from intarsia.encode.links import links_of, word_ranges
+from intarsia.encode.pairs import LivePairs, Pairs
 from intarsia.errors import ConfigError
-from intarsia.features.lines import JsonLines
-from intarsia.features.links import links_of, word_ranges
-from intarsia.features.pairs import LivePairs, Pairs
-from intarsia.features.store import CachedPairs
 from intarsia.model import Model
 from intarsia.ops.regions import pool_regions, pool_words
 from intarsia.runtime import progress

@@ -11,10 +11,10 @@ import yaml
 
 from intarsia.data.problems import Problems
 from intarsia.data.readers import read
+from intarsia.encode.cached import CachedPairs, FeatureStore, content_key
+from intarsia.encode.component_pairs import ComponentPairs
+from intarsia.encode.pairs import LivePairs, Pairs
 from intarsia.errors import ConfigError, TrainingError
-from intarsia.features.component_pairs import ComponentPairs
-from intarsia.features.pairs import LivePairs, Pairs
-from intarsia.features.store import CachedPairs, FeatureStore, content_key
 from intarsia.identity import (
     Keys,
     config_key,

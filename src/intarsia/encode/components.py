@@ -19,9 +19,9 @@ from intarsia.components.detectors import Detector, load_detector
 from intarsia.components.regions import image_components
 from intarsia.components.text import TextComponents, TextParser
 from intarsia.data.problems import Problems
+from intarsia.encode.lines import JsonLines
+from intarsia.encode.vectors import VectorStore, key_of
 from intarsia.errors import DataError
-from intarsia.features.lines import JsonLines
-from intarsia.features.vectors import VectorStore, key_of
 from intarsia.runtime import progress
 from intarsia.types import Box, ImageSource, Record, Region
 

@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 
 from intarsia.backbones.base import Backbone
 from intarsia.data.problems import Problems
+from intarsia.encode.components import ComponentStore, ImageParts, TextParts
+from intarsia.encode.pairs import PairIndex
+from intarsia.encode.vectors import VectorStore, key_of
 from intarsia.errors import DataError
-from intarsia.features.components import ComponentStore, ImageParts, TextParts
-from intarsia.features.pairs import PairIndex
-from intarsia.features.vectors import VectorStore, key_of
 from intarsia.types import Batch, Box, Components, Features, Record
 
 ROWS_AT_ONCE = 8192

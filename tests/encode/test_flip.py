@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from intarsia.encode import pairs as pairs_module
 
-from intarsia.features import pairs as pairs_module
-from intarsia.features.pairs import SIDED, LivePairs
+from intarsia.encode.pairs import SIDED, LivePairs
 from intarsia.types import Phrase, Record, Region
 
 CAPTIONS = ("a red circle", "a circle above a square")

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from intarsia.encode.vectors import KEY_BYTES, VectorStore, key_of
 from intarsia.errors import DataError
-from intarsia.features.vectors import KEY_BYTES, VectorStore, key_of
 
 WIDTH = 8
 WRITER = """
 import sys
 from pathlib import Path
 import torch
-from intarsia.features.vectors import VectorStore, key_of
+from intarsia.encode.vectors import VectorStore, key_of
 
 folder, start, stop = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 store = VectorStore(folder, "maker")

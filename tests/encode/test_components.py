@@ -10,9 +10,9 @@ from PIL import Image
 
 from intarsia.components.text import TextParser
 from intarsia.data.problems import Problems
+from intarsia.encode.component_pairs import ComponentPairs, image_features, text_features
+from intarsia.encode.components import ComponentSpec, ComponentStore
 from intarsia.errors import DataError
-from intarsia.features.component_pairs import ComponentPairs, image_features, text_features
-from intarsia.features.components import ComponentSpec, ComponentStore
 from intarsia.methods import Clip, ComAlign
 from intarsia.model import Model
 from intarsia.types import Record, Region
@@ -31,7 +31,7 @@ def parser():
 @pytest.fixture(autouse=True)
 def one_parser(parser, monkeypatch):
     """spaCy's model is loaded once for all tests."""
-    monkeypatch.setattr("intarsia.features.components.TextParser", lambda name: parser)
+    monkeypatch.setattr("intarsia.encode.components.TextParser", lambda name: parser)
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ class Detector:
 def test_detections_are_kept(backbone, records, tmp_path, monkeypatch):
     detector = Detector()
     monkeypatch.setattr(
-        "intarsia.features.components.load_detector", lambda spec, **options: detector
+        "intarsia.encode.components.load_detector", lambda spec, **options: detector
     )
     spec = ComponentSpec(detector="onnx:any")
     first = ComponentStore(backbone, spec, tmp_path).add_pictures(records[:3])

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from intarsia.backbones.base import Backbone, ImageTransform
 from intarsia.data.images import load_image
 from intarsia.data.problems import Problems
+from intarsia.encode.links import links_of
 from intarsia.errors import DataError
-from intarsia.features.links import links_of
 from intarsia.runtime import progress
 from intarsia.types import Batch, Links, Record, TokenBatch
 

@@ -23,9 +23,9 @@ from torch.utils.data import Dataset
 from intarsia.backbones.base import Backbone
 from intarsia.data.images import load_image
 from intarsia.data.problems import Problems
+from intarsia.encode.links import links_of
+from intarsia.encode.pairs import PairIndex
 from intarsia.errors import DataError
-from intarsia.features.links import links_of
-from intarsia.features.pairs import PairIndex
 from intarsia.runtime import atomic, progress
 from intarsia.types import Batch, Dense, Features, Links, Record
 

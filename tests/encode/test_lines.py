@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from intarsia.features.lines import JsonLines
+from intarsia.encode.lines import JsonLines
 
 
 def test_entries_come_back(tmp_path):

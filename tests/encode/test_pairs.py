@@ -2,13 +2,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from intarsia.encode import pairs as pairs_module
 from torch.utils.data import DataLoader
 
 from intarsia.data.problems import Problems
+from intarsia.encode.cached import CachedPairs, FeatureStore
+from intarsia.encode.pairs import LivePairs
 from intarsia.errors import DataError
-from intarsia.features import pairs as pairs_module
-from intarsia.features.pairs import LivePairs
-from intarsia.features.store import CachedPairs, FeatureStore
 from intarsia.types import Record
 
 
@@ -128,7 +128,7 @@ def test_an_interrupted_field_is_computed_again(backbone, records, tmp_path, mon
         return original(tokens)
 
     monkeypatch.setattr(backbone, "text_states", dies_at_the_second_call)
-    monkeypatch.setattr("intarsia.features.store.TEXTS_SORTED", 100)
+    monkeypatch.setattr("intarsia.encode.cached.TEXTS_SORTED", 100)
     with pytest.raises(KeyboardInterrupt):
         store.ensure(patches=None, tokens=True)
     assert not (tmp_path / "text_global.npy").exists()

@@ -29,7 +29,7 @@ def parser():
 @pytest.fixture(autouse=True)
 def one_parser(parser, monkeypatch):
     """spaCy's model is loaded once for all tests."""
-    monkeypatch.setattr("intarsia.features.components.TextParser", lambda name: parser)
+    monkeypatch.setattr("intarsia.encode.components.TextParser", lambda name: parser)
 
 
 def built(method: str, spec: str = "scenes-clip", **more: object) -> Model:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from intarsia.features.links import MAX_LINKS, links_of
+from intarsia.encode.links import MAX_LINKS, links_of
 from intarsia.types import Phrase, Record, Region
 
 CAPTION = "a red circle above two blue squares"
