@@ -3,12 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test lint bench lock clean
+.PHONY: help setup demo test lint bench docs-tables lock clean
 
 help:
 	@echo "make demo   pretrain a small CLIP on generated scenes, adapt it with every method, write the report"
 	@echo "make test   run the tests        make lint   ruff, mypy, import-linter"
 	@echo "make bench  measure speed and memory into benchmarks/results (ARGS=matching for one of them)"
+	@echo "make docs-tables  write the tables of README.md and docs/ from the result files"
 	@echo "make lock   re-pin requirements.lock from the ranges of pyproject.toml"
 
 setup: $(STAMP)
@@ -34,6 +35,9 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)
+
+docs-tables: setup
+	$(BIN)/python -m docs_tables
 
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

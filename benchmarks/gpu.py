@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 from benchmarks import gpu_cases, gpu_correctness
+from benchmarks.gpu_report import judgement, reached, report
 from benchmarks.harness import (
     RESULTS,
     Case,
@@ -29,7 +30,6 @@ from benchmarks.harness import (
     Run,
     empty_row,
     free,
-    markdown,
     measure_on,
     summary,
 )
@@ -120,15 +120,6 @@ def judged(case: Case, row: Row) -> Row:
     return row | {"target": dict(target), "met": met}
 
 
-def reached(value: float | None, wanted: str) -> bool | None:
-    """Whether ``value`` is as in ``">= 2"``."""
-    if value is None:
-        return None
-    sign, bound = wanted.split()
-    signs = {"<": value < float(bound), "<=": value <= float(bound), ">=": value >= float(bound)}
-    return signs[sign]
-
-
 def host_syncs(step: Run, device: str) -> int | None:
     """Calls of one step that make the host wait for the device."""
     if device == "cpu":
@@ -186,47 +177,7 @@ def save(rows: Sequence[Row], out: Path) -> None:
         (out / "gpu_profile.json").write_text(json.dumps(kernels, indent=1) + "\n")
     rows = [row for row in rows if row.get("kind") != "profile"]
     (out / "gpu.json").write_text(json.dumps(rows, indent=1) + "\n")
-    measured = [row for row in rows if row["ours_s"] is not None]
-    (out / "gpu.md").write_text(f"{markdown(measured)}\n{judgement(rows)}")
-
-
-def judgement(rows: Sequence[Row]) -> str:
-    """Each row's target and what came of it, a line each, then what else there is to say."""
-    lines = ["| case | against | target | is | met |", "|---|---|---|---|---|"]
-    for row in rows:
-        for key, wanted in row.get("target", {}).items():
-            met = {True: "yes", False: "NO", None: "?"}[reached(row[key], wanted)]
-            against = row["limit"] if key == "limit_ratio" else row["baseline"]
-            cells = (_title(row), against or "", f"{key} {wanted}", _number(row[key]), met)
-            lines.append(f"| {' | '.join(cells)} |")
-    checks = [row for row in rows if "bound" in row]
-    wrong = [row for row in checks if not row["met"]]
-    lines += ["", f"Correctness: {len(checks) - len(wrong)} of {len(checks)} errors within bounds."]
-    lines += [f"* {_title(r)}: error {r['error']:.2g}, bound {r['bound']:.2g}" for r in wrong]
-    lines += [f"* {_title(r)} {r['baseline'] or ''}: {r['note']}" for r in rows if r.get("note")]
-    lines += [_speed(row) for row in rows if row.get("pairs_per_s")]
-    return "\n".join([*lines, ""])
-
-
-def _speed(row: Row) -> str:
-    theirs, syncs = row["baseline_pairs_per_s"], row["host_syncs"]
-    parts = [f"* {row['name']}: {row['pairs_per_s']:,.0f} pairs/s"]
-    if theirs:
-        parts.append(f"{row['baseline']} {theirs:,.0f}")
-    if syncs is not None:
-        parts.append(f"{syncs} host synchronisations a step")
-    return ", ".join(parts)
-
-
-def _title(row: Row) -> str:
-    sizes = " ".join(f"{key}={size}" for key, size in row["shape"].items() if key.isupper())
-    return f"{row['name']} ({sizes})"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    (out / "gpu.md").write_text(report(rows))
 
 
 def earlier(out: Path, chosen: Sequence[str]) -> list[Row]:

@@ -74,13 +74,3 @@ def test_a_baseline_that_runs_out_of_memory_has_a_row(gpu):
 )
 def test_reached(gpu, value, wanted, met):
     assert gpu.reached(value, wanted) is met
-
-
-def test_the_page_shows_what_the_result_file_says(gpu):
-    from benchmarks import gpu_docs
-
-    rows = json.loads((gpu_docs.RESULTS / "gpu.json").read_text(encoding="utf-8"))
-    page = gpu_docs.PAGE.read_text(encoding="utf-8")
-    assert gpu_docs.written(page, rows) == page
-    faster = [row | {"ours_s": 1.0} if row["ours_s"] else row for row in rows]
-    assert gpu_docs.written(page, faster) != page

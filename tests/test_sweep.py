@@ -119,11 +119,44 @@ def test_a_sample_of_a_grid_is_the_same_every_time():
         ),
         (SWEEP.replace("[0.001, 0.01]", "[0.01, 0.01]"), "the same name"),
         ("just words", "unknown key 'just words'"),
+        (SWEEP.replace("grid: {", "rows: [{").replace("0.01]}", "0.01]}]"), "rows: must be a mapp"),
+        (SWEEP.replace("grid: {trainer.lr:", "rows: {a:"), "rows: a: must be a mapping, is a list"),
+        (SWEEP.replace("[0.001, 0.01]", "0.001"), "grid: trainer.lr: must be a list, is a number"),
+        (SWEEP.replace("grid: {trainer.lr: [0.001, 0.01]}", "rows: {1: {}}"), "1 must be text"),
+        (SWEEP.replace("[0, 1]", "[one]"), "seeds: 1: must be a whole number, is text"),
+        (SWEEP.replace("[i2t_r1, t2i_r1]", "i2t_r1"), "metrics: must be a list, is text"),
+        (SWEEP.replace("protocol: retrieval, ", ""), "evaluate: lacks a protocol"),
+        (SWEEP.replace("[1.5, 2.5]", "1.5"), "published: lr 0.01: must be a list, is a number"),
+        (SWEEP + "tune:\nsample: few\n", "sample: must be a whole number, is text"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         Sweep.read(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("trainer.lr", "trainer.rl", "row 'rl 0.001': unknown option --trainer.rl: did you mean"),
+        ("0.01]", "fast]", "row 'lr fast': --trainer.lr fast: must be float"),
+        ("protocol: retrieval", "protocol: retrievl", "evaluate retrievl: unknown protocol"),
+        (
+            "seeds:",
+            "tune: {dta: scenes}\nseeds:",
+            "tune: unknown option --dta: did you mean --data",
+        ),
+        ("data: scenes, split", "data: scenes, splt", "evaluate retrieval: unknown option --splt"),
+    ],
+)
+def test_every_row_and_evaluation_is_looked_at_before_anything_is_trained(
+    tmp_path, capsys, old, new, message
+):
+    path, out = written(tmp_path, SWEEP.replace(old, new)), tmp_path / "out"
+    with pytest.raises(SystemExit, match="2"):
+        main(["sweep", str(path), "--out", str(out)])
+    told = capsys.readouterr().err
+    assert f"{path}: " in told and message in told and not out.exists()
 
 
 def test_rows_whose_names_look_alike_have_folders_of_their_own(tmp_path):

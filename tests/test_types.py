@@ -1,5 +1,7 @@
 """The containers on their way between memories; what they hold is tested where it is made."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -18,6 +20,13 @@ def batch():
     states = Features(image_global=tensor(5))
     problems = (("a", "broken"),)
     return Batch(tensor(), tensor(), tensor(3, 4, 4), tokens(), states, None, links, problems)
+
+
+def test_captions_are_their_picture_s_own_unless_told_otherwise(batch):
+    assert batch.image_ids is batch.text_ids is batch.pictures
+    true, said = torch.tensor([[0, 2], [1, 2]]), torch.tensor([2, 1])
+    told = replace(batch, true=true, said=said)
+    assert told.image_ids is true and told.text_ids is said
 
 
 NUM_TENSORS = 3 + 4 + 1 + 4 + 4  # of the batch above: its own, tokens, states, links, phrases

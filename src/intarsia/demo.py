@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from intarsia.data.problems import Problems
+from intarsia.data.records import Records
 from intarsia.data.scenes import SceneSet
 from intarsia.evaluation.harness import PROTOCOLS, phrase_boxes
 from intarsia.evaluation.metrics import Metric, Outcomes, summarise
@@ -127,14 +128,14 @@ class _Training:
         self.out, self.seed = out, seed
         self.data = DataSpec("scenes", split=f"train[:{num_scenes}]")
         self.num_scenes = num_scenes
-        self._records: list[Record] | None = None
+        self._records: Records | None = None
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> Records:
         if self._records is None:
             scenes = SceneSet("train", self.num_scenes)
-            indices = range(self.num_scenes)
-            self._records = [scenes[i] for i in progress(indices, "drawing scenes")]
+            indices = progress(range(self.num_scenes), "drawing scenes")
+            self._records = Records.of(scenes[i] for i in indices)
         return self._records
 
     def run(
@@ -166,7 +167,7 @@ class _Training:
 
 
 def _evaluate(
-    name: str, model: Model, test: list[Record], out: Path, seed: int
+    name: str, model: Model, test: Sequence[Record], out: Path, seed: int
 ) -> dict[str, Metric]:
     """All protocols on the test scenes; one result file each."""
     metrics: dict[str, Metric] = {}

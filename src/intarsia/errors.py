@@ -6,6 +6,7 @@ A message names the bad value, where it was found and what would have been valid
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class IntarsiaError(ValueError):
@@ -47,6 +48,24 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> str:
     """The message for a name that is not one of a set.
 
     >>> unknown("method", "cilp", ["clip", "filip"])
-    "unknown method 'cilp': choose from clip, filip"
+    "unknown method 'cilp': choose from clip, filip (did you mean clip?)"
+    >>> unknown("split", "test", [])
+    "unknown split 'test': there is none to choose from"
     """
-    return f"unknown {kind} {name!r}: choose from {', '.join(sorted(valid))}"
+    names = sorted(valid)
+    if not names:
+        return f"unknown {kind} {name!r}: there is none to choose from"
+    near = nearest(str(name), names)
+    hint = f" (did you mean {near}?)" if near else ""
+    return f"unknown {kind} {name!r}: choose from {', '.join(names)}{hint}"
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """The one of ``valid`` that ``name`` looks most like, whatever its case; None if none does.
+
+    >>> nearest("CILP", ["clip", "registers"]), nearest("x", ["clip"])
+    ('clip', None)
+    """
+    as_written = {one.lower(): one for one in valid}
+    found = get_close_matches(name.lower(), as_written, n=1)
+    return as_written[found[0]] if found else None

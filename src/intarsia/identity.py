@@ -21,17 +21,20 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from intarsia.data.records import Records
 from intarsia.errors import ConfigError
 from intarsia.model import WEIGHTS, Model
 from intarsia.runtime import atomic
+from intarsia.types import FilePart
 
 PACKAGE = Path(__file__).parent
 NOT_MEASURING = frozenset(
     "apps cli suite templates training demo.py export.py identity.py report.py sweep".split()
 )
 """Parts of the package that no figure depends on once a model is trained."""
-PLACES = ("image", "source")
-"""Fields of records and cases that say where something lies; the picture counts by its bytes."""
+PLACES = ("image", "size", "source")
+"""Fields of records and cases that say where something lies, and what a picture's bytes say: the
+picture counts by these."""
 RUN_KEYS = "keys.json"
 
 Keys = dict[str, str]
@@ -50,8 +53,12 @@ def result_keys(model: Model, items: Iterable[Any], config: Mapping[str, Any]) -
 def data_key(items: Iterable[Any]) -> str:
     """Of records, of a benchmark's cases, or of lists of these: all that they say and show."""
     digest = hashlib.sha256()
-    for item in items:
-        digest.update(_item(item).encode())
+    if isinstance(items, Records):
+        for record, picture in items.known():
+            digest.update(_item(record, picture).encode())
+    else:
+        for item in items:
+            digest.update(_item(item).encode())
     return digest.hexdigest()[:16]
 
 
@@ -152,13 +159,15 @@ def _tensor(name: str, value: Tensor) -> bytes:
     return f"{name} {value.dtype} {tuple(value.shape)}".encode() + data.tobytes()
 
 
-def _item(item: Any) -> str:
-    if isinstance(item, list):
+def _item(item: Any, picture: bytes | None = None) -> str:
+    """All of an item; ``picture`` is the hash of its picture's bytes, where that is known."""
+    if isinstance(item, list | Records):
         return data_key(item)
     if not hasattr(item, "__dataclass_fields__"):
         return f"{item}\n"
     told = {f.name: getattr(item, f.name) for f in fields(item) if f.name not in PLACES}
-    return f"{type(item).__name__} {told} {_picture(getattr(item, 'image', None))}\n"
+    seen = picture.hex() if picture else _picture(getattr(item, "image", None))
+    return f"{type(item).__name__} {told} {seen}\n"
 
 
 def _picture(image: Any) -> str:
@@ -167,7 +176,8 @@ def _picture(image: Any) -> str:
     if isinstance(image, np.ndarray):
         pixels = np.ascontiguousarray(image)
         return f"{pixels.shape}{hashlib.sha256(pixels.data).hexdigest()}"
-    return "" if image is None else hashlib.sha256(image).hexdigest()
+    content = image.read() if isinstance(image, FilePart) else image
+    return "" if content is None else hashlib.sha256(content).hexdigest()
 
 
 def _of_file(path: Path) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from time import monotonic
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +30,10 @@ from rich.progress import (
 from rich.text import Text
 
 T = TypeVar("T")
+R = TypeVar("R")
+
+MOST_WORKERS = 16
+PATIENCE = 1.0  # seconds of work before it gets a bar
 
 
 def seed_cpu(seed: int) -> None:
@@ -63,6 +72,47 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield some
 
 
+def in_threads(function: Callable[[T], R], items: Iterable[T], workers: int = 0) -> Iterator[R]:
+    """``function`` of each of ``items``, in order, worked out ahead by threads while the caller
+    uses what is done. It pays where the work leaves Python, as decoding and scaling pictures does.
+
+    Args:
+        workers: threads; 0 = one a core that torch may use. Twice as many items are under way.
+
+    >>> list(in_threads(abs, [-3, 2], workers=2))
+    [3, 2]
+    """
+    workers = workers or torch.get_num_threads()
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def num_workers(device: torch.device) -> int:
+    """How many processes prepare batches for a model: on a CPU none, which would take its cores."""
+    return 0 if device.type == "cpu" else min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+
+
+def loading(workers: int, device: torch.device) -> dict[str, Any]:
+    """Arguments of a DataLoader with so many workers. They are forked from a server that has
+    loaded what they need, so that they start at once and share its memory."""
+    arguments: dict[str, Any] = {"num_workers": workers, "pin_memory": device.type == "cuda"}
+    if workers:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["intarsia.encode.loader", "intarsia.encode.pairs"])
+        arguments |= {"multiprocessing_context": context}
+    return arguments
+
+
 def best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -81,7 +131,12 @@ def atomic(path: Path) -> Iterator[Path]:
     ...     _ = draft.write_text("whole")
     >>> target.read_text(), len(list(target.parent.iterdir()))
     ('whole', 1)
+
+    What is there and is no file (``/dev/stdout``) is written as it is.
     """
+    if path.exists() and not path.is_file():
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -131,7 +186,54 @@ class _RateColumn(ProgressColumn):
         return Text(f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2f}/s", style="cyan")
 
 
-def progress(items: Sequence[T], description: str) -> Iterator[T]:
-    """Iterate with a progress bar on the terminal (none where there is no terminal)."""
-    with Progress(*progress_columns(), console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(items, task_id=bar.add_task(description, total=len(items), note=""))
+_quiet = ContextVar("quiet", default=False)
+_shown: list[Progress] = []  # the bar on the terminal, if there is one
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """No progress bars inside: what is done there is an answer to somebody, not a long work."""
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+@contextmanager
+def bar(total: int | None, description: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar on the terminal once the work has taken ``PATIENCE``; what it gives is told
+    how far things are. There is none where stderr is no terminal, nor below another bar.
+
+    Args:
+        total: of what is to be done; None = nobody knows.
+        description: what is being done.
+    """
+    console = Console(stderr=True)
+    if _quiet.get() or _shown or total == 0 or not console.is_terminal:
+        yield lambda done: None
+        return
+    own = Progress(*progress_columns(), console=console, transient=True)
+    task = own.add_task(description, total=total, note="")
+    began = monotonic()
+
+    def advance(done: int) -> None:
+        own.advance(task, done)
+        if not _shown and monotonic() - began >= PATIENCE:
+            _shown.append(own)
+            own.start()
+
+    try:
+        yield advance
+    finally:
+        if own in _shown:
+            _shown.remove(own)
+            own.stop()
+
+
+def progress(items: Iterable[T], description: str) -> Iterator[T]:
+    """Iterate with a :func:`bar`."""
+    with bar(len(items) if isinstance(items, Sized) else None, description) as advance:
+        for item in items:
+            yield item
+            advance(1)

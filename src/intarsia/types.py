@@ -27,10 +27,30 @@ from intarsia.errors import ShapeError
 
 Box = tuple[float, float, float, float]
 Span = tuple[int, int]
-ImageSource = Path | bytes | np.ndarray  # a file, its encoded bytes, or (H,W,3) uint8
 Dense = Literal["value", "plain"]
 Kind = Literal["dot", "aligned", "mean_max"]  # of a Term
 Normalise = Literal["none", "row-max"]
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """``length`` bytes from ``start`` on of a file that holds more, such as a tar shard."""
+
+    path: Path
+    start: int
+    length: int
+
+    def read(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            return file.read(self.length)
+
+    def __str__(self) -> str:
+        return f"{self.path} at byte {self.start}"
+
+
+ImageSource = Path | FilePart | bytes | np.ndarray
+"""A file, a part of one, its encoded bytes, or (H,W,3) uint8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +82,10 @@ class Negative:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One picture with its captions and whatever is known below the whole image."""
+    """One picture with its captions and whatever is known below the whole image.
+
+    ``size`` is the picture's (width, height) as it is shown, where that is known without a look.
+    """
 
     id: str
     image: ImageSource
@@ -70,6 +93,7 @@ class Record:
     regions: tuple[Region, ...] = ()
     phrases: tuple[Phrase, ...] = ()
     negatives: tuple[Negative, ...] = ()
+    size: tuple[int, int] | None = None
 
     def phrase_text(self, phrase: Phrase) -> str:
         start, end = phrase.span
@@ -230,7 +254,9 @@ class Batch(_Batched):
     """B pairs on their way into a model.
 
     ``pictures`` (B,) int64 says which picture each pair is of, ``pairs`` (B,) its place in the data
-    set. Either ``pixels`` (B,3,H,W) uint8 and ``tokens``, or the towers' cached ``states``, or
+    set. ``said`` (B,) and ``true`` (B,K) are the ids of what its caption says and of all that is
+    true of its picture (:class:`intarsia.ops.true_texts.TrueTexts`); None = no captions are shared.
+    Either ``pixels`` (B,3,H,W) uint8 and ``tokens``, or the towers' cached ``states``, or
     ``features`` that a wholly frozen backbone has projected already.
     ``links`` where the method asks for them.
     ``problems`` names the pictures that could not be read, (record id, reason), whose pairs were
@@ -245,9 +271,21 @@ class Batch(_Batched):
     features: Features | None = None
     links: Links | None = None
     problems: tuple[tuple[str, str], ...] = ()
+    said: Tensor | None = None
+    true: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.pairs.shape[0])
+
+    @property
+    def image_ids(self) -> Tensor:
+        """:attr:`Embeddings.ids` of the pictures."""
+        return self.pictures if self.true is None else self.true
+
+    @property
+    def text_ids(self) -> Tensor:
+        """:attr:`Embeddings.ids` of the captions."""
+        return self.pictures if self.said is None else self.said
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +293,9 @@ class Embeddings(_Batched):
     """Named groups of L2-normalised vectors, ready for dot products.
 
     ``groups[name]`` is (B,D) or (B,K,D); ``masks[name]`` (B,K) where some of the K are padding.
-    ``ids`` (B,) int64 says which picture a row belongs to: rows with equal ids are positives of
-    one another, never negatives. ``labels[name]`` (B,K) does the same for a group's vectors.
+    ``ids`` int64, (B,) of texts, says what each is about, and of pictures, (B,) or (B,K), all that
+    is true of each, filled up with -1: a text whose id a picture has is a positive of it, never a
+    negative. ``labels[name]`` (B,K) does the same for a group's vectors.
     ``cut`` (B,) is True for texts whose ends were beyond the context, so that they do not count.
     """
 

@@ -1,5 +1,6 @@
 import copy
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -8,11 +9,16 @@ from transformers import (
     AutoModel,
     BertConfig,
     BertModel,
+    RobertaConfig,
+    RobertaModel,
     ViTConfig,
     ViTImageProcessorPil,
     ViTModel,
+    XLNetConfig,
+    XLNetModel,
 )
 
+from intarsia.backbones.dual import SENTENCE
 from intarsia.backbones.loading import load_backbone
 from intarsia.errors import BackboneError
 from intarsia.model import WEIGHTS, Model, ModelSpec
@@ -126,6 +132,49 @@ def test_errors(spec, clip_folder):
         load_backbone(f"dual:{vision}+{vision}")
 
 
+@pytest.fixture
+def unlimited(spec, clip_folder, tmp_path):
+    """A maker of a spec whose text model has the tokeniser of the tiny CLIP, which sets no limit:
+    ``unlimited(model)``."""
+
+    def make(model) -> str:
+        model.save_pretrained(tmp_path)
+        (tmp_path / "tokenizer.json").write_bytes((clip_folder / "tokenizer.json").read_bytes())
+        told = json.loads((clip_folder / "tokenizer_config.json").read_text())
+        told.pop("model_max_length")
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+        return f"{spec.partition('+')[0]}+{tmp_path}"
+
+    return make
+
+
+@torch.inference_mode()
+def test_texts_are_cut_to_the_positions_that_tokens_may_have(unlimited, tmp_path):
+    """RoBERTa counts 34, of which the first two are the padding's and what comes before it."""
+    options = {"hidden_size": 16, "vocab_size": 40, "pad_token_id": 1} | SIZES
+    text = unlimited(RobertaModel(RobertaConfig(max_position_embeddings=34, **options)))
+    for told in (None, {"max_seq_length": None}, {"max_seq_length": 34}, {"max_seq_length": 20}):
+        if told is not None:
+            (tmp_path / SENTENCE).write_text(json.dumps(told))
+        ours = load_backbone(text)
+        assert ours.dims.context == (20 if told == {"max_seq_length": 20} else 32)
+        states = ours.text_states(ours.tokenize(["dog " * 100])).text_tokens
+        assert states.shape[1] == ours.dims.context and states.isfinite().all()
+    with pytest.raises(BackboneError, match="context_length 33 .* from 3 to 20"):
+        load_backbone(text, context_length=33)
+
+
+def test_a_model_without_any_limit_must_be_given_one(unlimited):
+    config = XLNetConfig(d_model=16, d_inner=32, n_layer=2, n_head=2, vocab_size=40)
+    text = unlimited(XLNetModel(config))
+    with pytest.raises(BackboneError, match="sets no limit to the length of texts: give context_l"):
+        load_backbone(text)
+    with pytest.raises(BackboneError, match="context_length 2 .* from 3 on"):
+        load_backbone(text, context_length=2)
+    ours = load_backbone(text, context_length=40)
+    assert ours.tokenize(["dog " * 100]).ids.shape == (1, 40)
+
+
 @pytest.fixture(scope="module")
 def real():
     return load_backbone(f"dual:{MOBILENET}+package:{MINILM}")
@@ -144,7 +193,7 @@ def test_mobilenet_map_and_transform(real, images):
     assert real.dims.grid == (7, 7) and states.image_patches.shape == (len(images), 49, 1280)
     patch = states.image_patches[:, 7 * 2 + 3]
     torch.testing.assert_close(patch, output.last_hidden_state[:, :, 2, 3], **CLOSE)
-    torch.testing.assert_close(states.image_global, output.pooler_output, **CLOSE)
+    torch.testing.assert_close(states.image_global, output.pooler_output, rtol=1e-5, atol=1e-5)
 
 
 @real_models

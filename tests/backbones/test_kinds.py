@@ -20,8 +20,12 @@ from transformers import (
 )
 
 from intarsia.backbones.loading import load_backbone
+from intarsia.data.images import picture
 from intarsia.errors import BackboneError, ConfigError, CutTextWarning
+from intarsia.methods import Clip
 from intarsia.model import CONFIG, WEIGHTS, Model, ModelSpec, config_of, load_model
+from intarsia.runtime import seed_everything
+from intarsia.training.memory import patches_dropped, recomputed
 from intarsia.training.run import write_config
 
 KINDS = [
@@ -126,6 +130,35 @@ def test_copies_and_threads(spec, images, texts):
     for future in asked:
         for vectors, whole in zip(future.result(), expected, strict=True):
             torch.testing.assert_close(vectors, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_blocks_run_again_and_patches_left_out(spec, images, texts):
+    """As training may have it, for every kind: the same gradients; fewer tokens in a ViT alone."""
+    backbone = load_backbone(spec).train()
+    pixels = torch.stack([backbone.preprocess(picture(image)) for image in images[:2]])
+    tokens = backbone.tokenize(texts[:2])
+
+    def gradients() -> list[torch.Tensor]:
+        backbone.zero_grad()
+        seed_everything(0)
+        image, text = backbone.encode_image(pixels), backbone.encode_text(tokens)
+        (image.image_global.square().sum() + text.text_global.square().sum()).backward()
+        return [p.grad.clone() for p in backbone.parameters() if p.grad is not None]
+
+    expected = gradients()
+    with recomputed(backbone):
+        for found, gradient in zip(gradients(), expected, strict=True):
+            torch.testing.assert_close(found, gradient)
+    model = Model(backbone, Clip(backbone.dims))
+    if "resnet" in backbone.name or "resnet" in spec or backbone.dims.grid == (2, 2):
+        with pytest.raises(ConfigError, match="no transformer over patches"):
+            patches_dropped(model, 0.5).__enter__()
+    else:
+        with patches_dropped(model, 0.5):
+            some = backbone.encode_image(pixels).image_global
+        assert some.isfinite().all() and not torch.equal(
+            some, backbone.encode_image(pixels).image_global
+        )
 
 
 def test_cut_texts_are_known(spec):

@@ -130,9 +130,11 @@ def test_saved_and_loaded_scores_are_equal(method, tmp_path):
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 
 
-def loss_of(method: Method, x: Features, ids: Tensor) -> dict[str, Tensor]:
+def loss_of(
+    method: Method, x: Features, ids: Tensor, true: Tensor | None = None
+) -> dict[str, Tensor]:
     image, text = encoded(method, x)
-    return method.loss(replace(image, ids=ids), replace(text, ids=ids))
+    return method.loss(replace(image, ids=ids if true is None else true), replace(text, ids=ids))
 
 
 def test_gradients_are_finite_and_reach_every_weight(method):
@@ -160,6 +162,15 @@ def test_captions_of_one_picture_are_not_negatives(method):
     same = loss_of(method, twice, torch.tensor([0, 0, 1, 2, 3, 4]))["loss"]
     strangers = loss_of(method, twice, torch.arange(6))["loss"]
     assert same < strangers - 0.01
+
+
+def test_a_text_is_no_negative_of_any_picture_that_bears_it(method):
+    """Pictures 0 and 1 bear text 9: as if these two rows were of one picture."""
+    x, said = features(), torch.tensor([9, 9, 2, 3, 4, 5])
+    true = torch.tensor([[0, 9], [1, 9], [2, -1], [3, -1], [4, -1], [5, -1]])
+    shared = loss_of(method, x, said, true)
+    torch.testing.assert_close(shared, loss_of(method, x, torch.tensor([0, 0, 2, 3, 4, 5])))
+    assert shared["loss"] != loss_of(method, x, torch.arange(6))["loss"]
 
 
 def test_the_loss_falls_in_20_steps(method):

@@ -130,7 +130,7 @@ def test_an_unknown_split_names_the_lists_there_are(root: Path) -> None:
 
 
 def test_it_is_among_the_readers(root: Path) -> None:
-    assert next(read("flickr30k_entities", root, "val")).phrases
+    assert read("flickr30k_entities", root, "val")[0].phrases
 
 
 def test_records_come_in_the_order_of_ids_and_bad_boxes_are_a_share_of_boxes(root: Path) -> None:

@@ -145,7 +145,7 @@ def test_another_format_is_fatal(root: Path, refs: Any, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog"])
 def test_it_is_among_the_readers(root: Path, name: str) -> None:
-    assert next(read(name, root, "testA")).captions == ("left man",)
+    assert read(name, root, "testA")[0].captions == ("left man",)
 
 
 def test_pictures_come_in_the_order_of_their_ids(root: Path) -> None:

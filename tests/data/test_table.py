@@ -1,6 +1,8 @@
+import hashlib
 import multiprocessing
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from intarsia.data.images import load_image
-from intarsia.data.order import Part
+from intarsia.data.order import WHOLE, Part
 from intarsia.data.problems import Problems, screened
-from intarsia.data.table import SCHEMA, VERSION_KEY, RecordTable, read_table, write_table
+from intarsia.data.records import Records
+from intarsia.data.table import SCHEMA, VERSION_KEY, read_table, write_table
 from intarsia.errors import DataError
+from intarsia.identity import data_key
 from intarsia.types import Negative, Phrase, Record, Region
 
 
@@ -25,8 +29,16 @@ def jpeg(colour: int) -> bytes:
     return buffer.getvalue()
 
 
+def table_of(path: Path, part: Part = WHOLE) -> Records:
+    return read_table(path, Problems(), part)
+
+
+def sized(records: list[Record]) -> list[Record]:
+    return [replace(record, size=(9, 7)) for record in records]
+
+
 def plain(count: int) -> list[Record]:
-    return [Record(f"r{i}", jpeg(i), (f"caption {i}",)) for i in range(count)]
+    return [Record(f"r{i:03}", jpeg(i), (f"caption {i}",)) for i in range(count)]
 
 
 FULL = Record(
@@ -42,8 +54,8 @@ FULL = Record(
 def test_everything_comes_back_equal(tmp_path: Path) -> None:
     bare = Record("bare", jpeg(2), ())
     assert write_table(tmp_path / "t.lance", [FULL, bare], Problems()) == 2
-    assert list(read_table(tmp_path / "t.lance")) == [FULL, bare]
-    assert RecordTable(tmp_path / "t.lance")[0] == FULL
+    assert list(table_of(tmp_path / "t.lance")) == sized([bare, FULL])
+    assert table_of(tmp_path / "t.lance")[1] == sized([FULL])[0]
 
 
 def test_files_are_stored_as_they_are_and_arrays_as_png(tmp_path: Path) -> None:
@@ -51,7 +63,7 @@ def test_files_are_stored_as_they_are_and_arrays_as_png(tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     records = [Record("file", tmp_path / "a.jpg", ("x",)), Record("array", array, ("y",))]
     write_table(tmp_path / "t.lance", records, Problems())
-    from_file, from_array = read_table(tmp_path / "t.lance")
+    from_array, from_file = table_of(tmp_path / "t.lance")
     assert from_file.image == jpeg(3)
     assert np.array_equal(np.asarray(load_image(from_array.image)), array)
 
@@ -61,7 +73,7 @@ def test_pictures_that_cannot_be_decoded_are_reported_and_left_out(tmp_path: Pat
     bad = [Record("cut", tmp_path / "cut.jpg", ("x",)), Record("junk", b"junk", ("y",))]
     problems = Problems(max_fraction=0.5)
     assert write_table(tmp_path / "t.lance", [*plain(3), *bad], problems) == 3
-    assert [r.id for r in read_table(tmp_path / "t.lance")] == ["r0", "r1", "r2"]
+    assert [r.id for r in table_of(tmp_path / "t.lance")] == ["r000", "r001", "r002"]
     assert [(p.source, p.field) for p in problems] == [
         (str(tmp_path / "cut.jpg"), "image"),
         ("junk", "image"),
@@ -91,18 +103,18 @@ def test_an_existing_table_is_never_overwritten(tmp_path: Path) -> None:
     write_table(tmp_path / "t.lance", plain(2), Problems())
     with pytest.raises(DataError, match=r"t\.lance exists"):
         write_table(tmp_path / "t.lance", plain(1), Problems())
-    assert len(RecordTable(tmp_path / "t.lance")) == 2
+    assert len(table_of(tmp_path / "t.lance")) == 2
 
 
 def test_an_empty_table(tmp_path: Path) -> None:
     assert write_table(tmp_path / "t.lance", [], Problems()) == 0
-    assert list(read_table(tmp_path / "t.lance")) == []
+    assert list(table_of(tmp_path / "t.lance")) == []
 
 
 def test_rows_by_index(tmp_path: Path) -> None:
-    records = plain(150)
+    records = sized(plain(150))
     write_table(tmp_path / "t.lance", records, Problems())
-    table = RecordTable(tmp_path / "t.lance")
+    table = table_of(tmp_path / "t.lance")
     assert len(table) == 150
     assert (table[149], table[-150]) == (records[149], records[0])
     assert table.__getitems__([100, 3, 3, -1]) == [records[i] for i in (100, 3, 3, 149)]
@@ -112,7 +124,7 @@ def test_rows_by_index(tmp_path: Path) -> None:
 
 def test_an_open_table_pickles_to_its_path(tmp_path: Path) -> None:
     write_table(tmp_path / "t.lance", plain(2), Problems())
-    table = RecordTable(tmp_path / "t.lance")
+    table = table_of(tmp_path / "t.lance")
     first = table[0]
     data = pickle.dumps(table)
     assert len(data) < 500
@@ -120,9 +132,9 @@ def test_an_open_table_pickles_to_its_path(tmp_path: Path) -> None:
 
 
 def test_workers_reopen_the_table(tmp_path: Path) -> None:
-    records = plain(6)
+    records = sized(plain(6))
     write_table(tmp_path / "t.lance", records, Problems())
-    table = RecordTable(tmp_path / "t.lance")
+    table = table_of(tmp_path / "t.lance")
     assert len(table) == 6
     loader = DataLoader(
         table,  # type: ignore[arg-type]
@@ -144,13 +156,13 @@ def test_what_is_not_our_table_is_refused(tmp_path: Path) -> None:
         tmp_path / "gone": "gone: not a table",
         tmp_path / "folder": "folder: not a table",
         foreign: "foreign.lance: table version 'none'",
-        newer: "newer.lance: table version '99', this intarsia reads '1'",
+        newer: "newer.lance: table version '99', this intarsia reads '2': import it again",
     }
     for path, message in cases.items():
         with pytest.raises(DataError, match=message):
-            list(read_table(path))
+            list(table_of(path))
         with pytest.raises(DataError, match=message):
-            len(RecordTable(path))
+            len(table_of(path))
 
 
 @pytest.mark.parametrize("name", ["a:b.lance", "s3:c.lance", "file:d.lance", "50% #? [e].lance"])
@@ -159,15 +171,41 @@ def test_a_relative_path_is_no_address(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_table(Path(name), plain(2), Problems())
-    assert list(read_table(Path(name))) == plain(2)
-    assert RecordTable(Path(name))[1] == plain(2)[1]
+    assert list(table_of(Path(name))) == sized(plain(2))
+    assert table_of(Path(name))[1] == sized(plain(2))[1]
 
 
 def test_parts_of_a_table(tmp_path: Path) -> None:
     write_table(tmp_path / "t.lance", plain(150), Problems())
     for part in (Part(140), Part(-3), Part(1, 2)):
-        assert list(read_table(tmp_path / "t.lance", part)) == plain(150)[part.start : part.stop]
+        assert (
+            list(table_of(tmp_path / "t.lance", part)) == sized(plain(150))[part.start : part.stop]
+        )
     share = Part(None, 20, is_share=True)
-    assert list(read_table(tmp_path / "t.lance", share)) == list(
-        share.of(plain(150), lambda r: r.id)
+    assert list(table_of(tmp_path / "t.lance", share)) == list(
+        share.of(sized(plain(150)), lambda r: r.id)
     )
+
+
+def test_records_come_in_the_order_of_their_ids_and_each_once(tmp_path: Path) -> None:
+    ids = ["10", "9", "b/1", "a10", "9"]
+    records = [Record(key, jpeg(i), (str(i),)) for i, key in enumerate(ids)]
+    write_table(tmp_path / "t.lance", records, Problems())
+    problems = Problems(0.5)
+    found = read_table(tmp_path / "t.lance", problems)
+    assert [(r.id, r.captions) for r in found] == [
+        *(("9", ("1",)), ("10", ("0",))),
+        *(("a10", ("3",)), ("b/1", ("2",))),
+    ]
+    assert [problem.reason for problem in problems] == ["'9' is used twice"]
+
+
+def test_what_is_known_of_pictures_is_told_without_reading_them(tmp_path: Path) -> None:
+    (tmp_path / "0.jpg").write_bytes(jpeg(5))
+    write_table(tmp_path / "t.lance", [Record("0", tmp_path / "0.jpg", ("x",))], Problems())
+    table = table_of(tmp_path / "t.lance")
+    ((record, digest),) = table.known()
+    assert record.image == b"" and digest == hashlib.sha256(jpeg(5)).digest()
+    assert table.size(0) == (9, 7)
+    assert table.picture_keys() == Records.of([Record("y", jpeg(5), ())]).picture_keys()
+    assert data_key(table) == data_key([Record("0", tmp_path / "0.jpg", ("x",))])

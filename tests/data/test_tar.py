@@ -14,6 +14,7 @@ from intarsia.data.order import Part
 from intarsia.data.problems import Problems
 from intarsia.data.tar import webdataset
 from intarsia.errors import DataError
+from intarsia.types import FilePart
 
 
 def picture(kind: str = "JPEG") -> bytes:
@@ -45,13 +46,14 @@ def test_shards_written_by_webdataset(tmp_path: Path) -> None:
     expected = [
         ("part-000/a", ("one",)),
         ("part-000/b", ("two",)),
-        ("part-001/sub/c", ("x", "y")),
         ("part-001/d", ("z",)),
+        ("part-001/sub/c", ("x", "y")),
     ]
     for pattern in ("part-{000..001}.tar", "part-*.tar"):
         problems = Problems()
         records = list(webdataset(f"{tmp_path}/{pattern}", problems))
         assert [(r.id, r.captions) for r in records] == expected
+        assert all(isinstance(r.image, FilePart) for r in records)
         assert all(load_image(r.image).size == (32, 32) for r in records)
         assert (problems.num_seen, len(problems)) == (4, 0)
 
@@ -170,7 +172,7 @@ def test_samples_against_the_rules_of_the_format_are_told(tmp_path: Path) -> Non
     path = shard(tmp_path / "order.tar", *members)
     problems = tolerant()
     assert list(webdataset(path, problems)) == []
-    assert [p.source for p in problems] == ["order/a", "order/b", f"{path}/a", f"{path}/b"]
+    assert [p.source for p in problems] == [f"{path}/a", f"{path}/b", "order/a", "order/b"]
 
 
 def test_parts_of_a_stream(tmp_path: Path) -> None:
@@ -180,7 +182,7 @@ def test_parts_of_a_stream(tmp_path: Path) -> None:
     shard(tmp_path / "s-10.tar", *second)
     pattern = f"{tmp_path}/s-*.tar"
     whole = [r.id for r in webdataset(pattern, Problems(0))]
-    assert whole == ["s-10/4", "s-10/100", "s-9/9", "s-9/30"]
+    assert whole == ["s-10/100", "s-10/4", "s-9/30", "s-9/9"]
     assert [r.id for r in webdataset(pattern, Problems(0), Part(-1))] == whole[-1:]
     halves = [Part(None, 50, is_share=True), Part(50, None, is_share=True)]
     one, two = ({r.id for r in webdataset(pattern, Problems(0), part)} for part in halves)

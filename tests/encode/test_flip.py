@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from intarsia.encode import pairs as pairs_module
 
+from intarsia.encode import pairs as pairs_module
 from intarsia.encode.pairs import SIDED, LivePairs
 from intarsia.types import Phrase, Record, Region
 

@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from intarsia.encode import pairs as pairs_module
 from torch.utils.data import DataLoader
 
 from intarsia.data.problems import Problems
+from intarsia.encode import pairs as pairs_module
 from intarsia.encode.cached import CachedPairs, FeatureStore
 from intarsia.encode.pairs import LivePairs
 from intarsia.errors import DataError

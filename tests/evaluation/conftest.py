@@ -42,7 +42,11 @@ class ColourBackbone(Backbone):
         self.words = {name: i for i, name in enumerate(COLOURS)}
         self.table = torch.tensor([(*c, 0) for c in (*COLOURS.values(), (0, 0, 0))]).float()
 
-    def tokenize(self, texts):
+    @property
+    def tokenizer(self):
+        return self.tokens_of
+
+    def tokens_of(self, texts):
         ids = torch.full((len(texts), 16), len(COLOURS))
         for row, text in zip(ids, texts, strict=True):
             known = [self.words[w] for w in text.lower().strip(".").split() if w in self.words]

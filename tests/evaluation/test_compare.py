@@ -51,9 +51,15 @@ def test_differences_are_those_of_the_metrics(result):
 
 def test_clusters_of_the_file_are_used(result):
     a, b = result(0.7, seed=1), result(0.4, seed=2)
-    values = [np.array(r["per_query"]["t2i_r1"]["values"]) for r in (a, b)]
+    values = [r["per_query"]["t2i_r1"].values for r in (a, b)]
     assert compare(a, b)["t2i_r1"] == paired_difference(*values, CLUSTERS)
     assert compare(a, b)["t2i_r1"] != paired_difference(*values)
+
+
+def test_only_the_metrics_that_are_named_are_compared(result):
+    a, b = result(0.7, seed=1), result(0.4, seed=2)
+    assert compare(a, b, ["macro"]) == {"macro": compare(a, b)["macro"]}
+    assert list(compare_seeds([a, b], [b, a], ["t2i_r1"])) == ["t2i_r1"]
 
 
 def test_a_result_does_not_differ_from_itself(result):
@@ -71,7 +77,7 @@ def test_different_tests_are_refused(result, key, other):
 
 def test_different_queries_are_refused(result):
     a, b = result(0.5), result(0.5)
-    b["per_query"]["t2i_r1"]["clusters"][0] = 1
+    b["per_query"]["t2i_r1"].clusters[0] = 1
     with pytest.raises(DataError, match="queries of metric 't2i_r1' differ"):
         compare(a, b)
 
@@ -92,7 +98,7 @@ def test_seeds_are_resampled_with_the_queries_and_shown_one_by_one(result):
     one = compare(list_a[0], list_b[1])["macro"]
     assert np.ptp(got.difference.ci95) < np.ptp(one.ci95)
     pairs = zip(list_a, [list_b[1], list_b[2], list_b[0]], strict=True)
-    a, b = zip(*([r["per_query"]["macro"]["values"] for r in pair] for pair in pairs), strict=True)
+    a, b = zip(*([r["per_query"]["macro"].values for r in pair] for pair in pairs), strict=True)
     assert got.difference == seeds_difference(np.array(a), np.array(b), CLUSTERS, STRATA)
 
 

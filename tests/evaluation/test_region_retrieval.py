@@ -1,10 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
-from intarsia.evaluation.region_retrieval import evaluate_region_retrieval, rank_regions
+from intarsia.evaluation.region_retrieval import (
+    collect_regions,
+    evaluate_region_retrieval,
+    rank_regions,
+)
 from intarsia.types import Phrase, Record, Region
 
 LEFT, RIGHT = (0, 0, 48, 112), (64, 0, 112, 112)
@@ -44,6 +50,15 @@ def test_regions_are_found_in_the_whole_collection(colour_model, painted):
     assert (found["r1"], found["median_rank"], evaluation.metrics["r1"].n) == (100, 1, 6)
     assert found["r1_chance"] == pytest.approx(100 * (2 + 1 + 2 + 1 + 1 + 1) / 6 / 8)
     assert evaluation.per_query["r10"].values.tolist() == [100] * 6
+
+
+def test_a_picture_that_says_the_same_twice_has_one_right_region(colour_model, painted):
+    image = painted((112, 112), {"red": LEFT, "blue": RIGHT})
+    texts = ("red", "blue", "Red ")
+    record = record_of("a", image, texts)
+    twice = replace(record, phrases=(*record.phrases[:2], Phrase(2, (0, 4), (0,))))
+    found = collect_regions(colour_model, [twice], Problems(0.0))
+    assert found.right == {"red": [0], "blue": [1]}
 
 
 def test_bad_regions_are_told_and_do_not_shift_the_others(colour_model, painted):

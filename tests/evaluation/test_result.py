@@ -50,8 +50,11 @@ def test_what_is_written_is_read(tmp_path):
     assert result["metrics"]["i2t_r1"]["value"] == 75.0
     assert result["metrics"]["i2t_r1"]["n"] == 4
     assert len(result["metrics"]["i2t_r1"]["ci95"]) == 2
-    assert result["per_query"]["i2t_r1"] == {"values": [100, 0, 100, 100]}
-    assert result["per_query"]["macro"]["strata"] == ["swap", "add"]
+    hits, macro = result["per_query"]["i2t_r1"], result["per_query"]["macro"]
+    assert hits.values.tolist() == [100, 0, 100, 100]
+    assert hits.clusters is None and hits.strata is None
+    assert macro.values.tolist() == [1.5, 2.0] and macro.clusters.tolist() == [7, 8]
+    assert macro.strata.tolist() == ["swap", "add"]
     assert result["keys"] == {"data": "d", "model": "m", "config": "c", "code": "x"}
     assert result["config"] == {"out": str(tmp_path / "new"), "rate": 0.1}
     assert set(result["versions"]) == {
@@ -80,12 +83,41 @@ def test_files_that_are_no_results_are_named(tmp_path):
         read_result(tmp_path / "part.json")
 
 
-def test_a_file_older_than_keys_is_read(tmp_path):
+def test_a_file_older_than_keys_and_packed_outcomes_is_read(tmp_path):
     write(tmp_path / "old.json")
     content = json.loads((tmp_path / "old.json").read_text())
     del content["keys"]
+    content["per_query"] = {"i2t_r1": {"values": [100, 0], "clusters": ["a", "b"]}}
     (tmp_path / "old.json").write_text(json.dumps(content))
-    assert read_result(tmp_path / "old.json") == content | {"keys": {}}
+    result = read_result(tmp_path / "old.json")
+    outcomes = result["per_query"].pop("i2t_r1")
+    assert outcomes.values.tolist() == [100, 0] and outcomes.clusters.tolist() == ["a", "b"]
+    assert result == content | {"keys": {}, "per_query": {}}
+
+
+@pytest.mark.parametrize(
+    ("per_query", "message"),
+    [
+        ([1], "bad.json: per_query is no object of metrics"),
+        ({"r1": [1]}, "bad.json: per_query.r1 holds other columns than values, clusters, strata"),
+        ({"r1": {"clusters": [1]}}, "bad.json: per_query.r1 holds other columns"),
+        ({"r1": {"values": [1], "ranks": [1]}}, "bad.json: per_query.r1 holds other columns"),
+        (
+            {"r1": {"values": [1, 2], "clusters": [1]}},
+            "bad.json: per_query.r1.clusters has 1 entries where values has 2",
+        ),
+        (
+            {"r1": {"values": {"dtype": "i1", "n": 3, "data": "!"}}},
+            "bad.json: per_query.r1.values: .*base64",
+        ),
+    ],
+)
+def test_outcomes_that_are_none_are_named_by_file_and_field(tmp_path, per_query, message):
+    write(tmp_path / "bad.json")
+    content = json.loads((tmp_path / "bad.json").read_text())
+    (tmp_path / "bad.json").write_text(json.dumps(content | {"per_query": per_query}))
+    with pytest.raises(DataError, match=message):
+        read_result(tmp_path / "bad.json")
 
 
 def test_versions_of_a_checkout_that_is_not_installed(monkeypatch, tmp_path):

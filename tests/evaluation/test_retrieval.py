@@ -1,3 +1,4 @@
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,8 +7,10 @@ import torch
 from torch.nn.functional import normalize
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalRecall
 
+from intarsia.data.problems import Problems
 from intarsia.errors import DataError, ShapeError
 from intarsia.evaluation import retrieval
+from intarsia.evaluation.harness import evaluate_retrieval
 from intarsia.evaluation.retrieval import (
     on_device,
     rank,
@@ -18,7 +21,8 @@ from intarsia.evaluation.retrieval import (
 )
 from intarsia.methods import Clip, ComAlign
 from intarsia.ops.similarity import halved, pairwise_scores
-from intarsia.types import Embeddings, Term
+from intarsia.ops.true_texts import true_texts
+from intarsia.types import Embeddings, Record, Term
 
 DOT = (Term("global", "dot"),)
 MIXED = (Term("global", "dot", i2t=0.5, t2i=2.0), Term("parts", "mean_max", i2t=1.0, t2i=0.3))
@@ -153,6 +157,64 @@ def test_any_caption_of_the_picture_is_a_hit():
     ranks = rank(image, text, DOT, torch.tensor([0, 0, 1]))
     assert ranks.i2t.tolist() == [0, 0]
     assert ranks.t2i.tolist() == [1, 0, 0]
+
+
+def shared_case(case):
+    """The case with a third of the texts exchanged for a few that several pictures then share."""
+    image, text, owner = case
+    generator = torch.Generator().manual_seed(8)
+    words = torch.arange(len(owner))
+    some = torch.rand(len(owner), generator=generator) < 0.4
+    words[some] = torch.randint(5, (int(some.sum()),), generator=generator) - 5
+    rows = torch.unique(words, return_inverse=True)[1]
+    first = torch.tensor([int((rows == row).nonzero()[0]) for row in rows])
+    return image, text.rows(first), owner, [str(word) for word in words.tolist()]
+
+
+@pytest.mark.parametrize("terms", [DOT, MIXED])
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_a_text_is_right_for_every_picture_that_bears_it(case, terms, block):
+    """Against plain Python: right is what one of the picture's captions says, too."""
+    image, text, owner, texts = shared_case(case)
+    truth = true_texts(texts, owner, len(image))
+    ranks = rank(image, text, terms, owner, truth=truth, block=block)
+    borne = [{t for t, o in zip(texts, owner.tolist(), strict=True) if o == i} for i in range(30)]
+    i2t, t2i = pairwise_scores(image, text, terms)
+    margins = [retrieval.TIE * sum(getattr(t, way) for t in terms) for way in ("i2t", "t2i")]
+    for i, row in enumerate(i2t.tolist()):
+        best = max(s for s, t in zip(row, texts, strict=True) if t in borne[i]) - margins[0]
+        wrong = [s for s, t in zip(row, texts, strict=True) if t not in borne[i]]
+        assert ranks.i2t[i] == sum(s >= best for s in wrong)
+    for t, column in enumerate(t2i.mT.tolist()):
+        best = max(s for s, some in zip(column, borne, strict=True) if texts[t] in some)
+        wrong = [s for s, some in zip(column, borne, strict=True) if texts[t] not in some]
+        assert ranks.t2i[t] == sum(s >= best - margins[1] for s in wrong)
+    alone = rank(image, text, terms, owner, block=block)
+    assert (ranks.i2t <= alone.i2t).all() and ranks.i2t.sum() < alone.i2t.sum()
+    assert (ranks.t2i <= alone.t2i).all() and ranks.t2i.sum() < alone.t2i.sum()
+
+
+def test_where_nothing_is_shared_the_ranks_are_the_published_ones(case):
+    image, text, owner = case
+    truth = true_texts([str(i) for i in range(len(owner))], owner, len(image))
+    ours, alone = rank(image, text, MIXED, owner, truth=truth), rank(image, text, MIXED, owner)
+    assert torch.equal(ours.i2t, alone.i2t) and torch.equal(ours.t2i, alone.t2i)
+
+
+def test_pictures_that_all_say_the_same_are_all_right(model, caplog):
+    """Six cards, "a plain card" each: any text and any picture is right, and it is told."""
+    rng = np.random.default_rng(0)
+    texts = ["a plain card", "A plain card", "a plain  card"] * 2
+    records = [
+        Record(str(i), rng.integers(0, 256, (20, 20, 3), dtype=np.uint8), (text, "x", "y")[: 1 + i])
+        for i, text in enumerate(texts)
+    ]
+    with caplog.at_level(logging.INFO):
+        found = evaluate_retrieval(model, records, Problems(), captions=1)
+    assert {found.metrics[name].value for name in ("i2t_r1", "t2i_r1")} == {100.0}
+    expected = {"pictures": 6, "captions": 6, "captions_left_out": 9, "shared_captions": 6}
+    assert found.counted == expected
+    assert "6 of 6 captions are shared word for word" in caplog.text
 
 
 def test_scores_never_exist_as_a_whole(case, monkeypatch):

@@ -72,9 +72,11 @@ def both_ways(scores: Tensor, positive: Tensor) -> Tensor:
     return (multi_positive(scores, positive) + multi_positive(scores.T, positive.T)) / 2
 
 
-def losses_of(method: HarmoClip, x: Features, ids: Tensor | None = None) -> dict[str, Tensor]:
+def losses_of(
+    method: HarmoClip, x: Features, ids: Tensor | None = None, said: Tensor | None = None
+) -> dict[str, Tensor]:
     image, text = method.encode_image(x), method.encode_text(x)
-    return method.loss(replace(image, ids=ids), replace(text, ids=ids))
+    return method.loss(replace(image, ids=ids), replace(text, ids=ids if said is None else said))
 
 
 WORDS = LABELS[MASK]
@@ -118,6 +120,13 @@ def test_a_region_is_tied_to_its_picture(ids):
     whole = F.normalize(x.image_global, dim=1)
     expected = both_ways(regions(x) @ whole.T / 0.07, own[:, None] == of_picture)
     torch.testing.assert_close(found, expected)
+
+
+def test_a_region_is_tied_to_its_own_picture_also_where_captions_are_shared():
+    x, method = features(), HarmoClip(DIMS, gr_target="image")
+    plain = losses_of(method, x, torch.tensor([4, 5, 9]))["gr"]
+    true, said = torch.tensor([[4, 12], [5, 12], [9, -1]]), torch.tensor([12, 12, 9])
+    torch.testing.assert_close(losses_of(method, x, true, said)["gr"], plain)
 
 
 def test_the_loss_is_the_weighted_sum():

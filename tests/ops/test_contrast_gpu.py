@@ -135,6 +135,7 @@ IDS = torch.tensor([3, 1, 3, 2, 1, 3, 8])
 ONE_LABEL = torch.ones(7, dtype=torch.int64)
 PAIRS = torch.stack([IDS, IDS.flip(0)], dim=1)
 OTHERS = torch.tensor([1, 3, 3, 9, 2])
+SEVERAL = torch.stack([IDS, torch.tensor([9, -1, 9, 0, 0, -1, 9]), torch.full_like(IDS, -1)], 1)
 
 
 def masks() -> tuple[Tensor, Tensor]:
@@ -150,6 +151,12 @@ LOSSES = {
     "ids": lambda x, y, s: info_nce(x[:, 0], y[:, 0], s, (IDS, IDS)),
     "other columns": lambda x, y, s: info_nce(x[:, 0], y[:5, 0], s, (IDS, OTHERS)),
     "one label": lambda x, y, s: info_nce(x[:, 0], y[:, 0], s, (ONE_LABEL, ONE_LABEL)),
+    "several ids": lambda x, y, s: info_nce(x[:, 0], y[:5, 0], s, (SEVERAL, OTHERS)),
+    "several ids, real": lambda x, y, s: info_nce(x[:, 0], y[:, 0], s, (SEVERAL, IDS), REAL),
+    "several ids, patches": lambda x, y, s: patchwise_contrastive(x, y, s, (SEVERAL, IDS), "both"),
+    "several ids, masked": lambda x, y, s: matched_info_nce(
+        x, y[:, :2], *masks(), s, (SEVERAL, IDS)
+    ),
     "strided ids": lambda x, y, s: info_nce(x[:, 0], y[:, 0], s, (PAIRS[:, 0], PAIRS[:, 1])),
     "turned vectors": lambda x, y, s: info_nce(x[:5, 0].mT, y[:5, 0].mT, s, (IDS[:5], IDS[:5])),
     "int32 ids": lambda x, y, s: info_nce(x[:, 0], y[:, 0], s, (IDS.int(), IDS.int())),

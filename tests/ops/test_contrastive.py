@@ -51,6 +51,32 @@ def test_info_nce_equals_reference(positives):
     torch.testing.assert_close(info_nce(x, y, scale, positives), expected)
 
 
+SEVERAL = torch.tensor([[0, 7, 9], [1, 7, -1], [2, -1, -1], [3, 9, -1], [1, 7, -1], [5, -1, -1]])
+SAID = torch.tensor([7, 1, 2, 9, 7, 5])
+
+
+def test_a_row_has_a_positive_in_each_column_of_any_of_its_ids():
+    """Pictures 0, 1 and 4 bear text 7, whose column the row of picture 0 owns; 0 and 3 text 9."""
+    truth = torch.tensor([[c in row for c in SAID.tolist()] for row in SEVERAL.tolist()])
+    assert truth.sum(1).tolist() == [3, 3, 1, 1, 3, 1]
+    x, y, scale = unit(6, 5), unit(6, 5, seed=1), torch.tensor(7.0, dtype=torch.float64)
+    expected = reference_nce(scale * x @ y.mT, truth)
+    torch.testing.assert_close(info_nce(x, y, scale, (SEVERAL, SAID)), expected)
+    matched = matched_info_nce(x[:, None], y[:, None], None, None, scale, (SEVERAL, SAID))
+    torch.testing.assert_close(matched, expected)
+    alone = patchwise_contrastive(x[:, None], y[:, None], scale, (SEVERAL, SAID))
+    torch.testing.assert_close(alone, expected)
+
+
+def test_several_ids_of_which_all_but_the_first_are_none_are_one():
+    x, y, scale = unit(6, 5), unit(6, 5, seed=1), torch.tensor(7.0, dtype=torch.float64)
+    wide = torch.stack([IDS, torch.full_like(IDS, -1)], 1)
+    real = torch.arange(6) != 2
+    for present in (None, (real, real), (None, real)):
+        loss = info_nce(x, y, scale, (wide, IDS), present)
+        torch.testing.assert_close(loss, info_nce(x, y, scale, (IDS, IDS), present))
+
+
 def test_rows_without_a_positive_do_not_count_but_stay_negatives():
     x, y, scale = unit(4, 5), unit(3, 5, seed=1), torch.tensor(5.0, dtype=torch.float64)
     positives = torch.tensor([4, 9, 1, 4]), torch.tensor([4, 1, 8])
@@ -298,6 +324,12 @@ def test_a_gradient_of_a_gradient_is_refused():
     (grad,) = torch.autograd.grad(loss, x, create_graph=True)
     with pytest.raises(RuntimeError):
         torch.autograd.grad(grad.square().sum(), x)
+
+
+def test_gradients_of_rows_with_several_ids():
+    x, y = unit(6, 3).requires_grad_(), unit(6, 3, seed=1).requires_grad_()
+    scale = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *v: info_nce(*v, (SEVERAL, SAID)), (x, y, scale))
 
 
 def test_ids_of_any_integer_type_and_a_scale_of_one_axis():

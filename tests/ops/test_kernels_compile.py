@@ -20,7 +20,7 @@ TYPES = {
 INTEGERS = (
     "rows num_p num_n half texts columns n_stride_p n_stride_i p_stride_i p_stride_n chunks "
     "splits per_split eighths strip num_parts size stride width "
-    "x_stride_r x_stride_g y_stride_c y_stride_g"
+    "x_stride_r x_stride_g y_stride_c y_stride_g num_ids"
 ).split()
 MATCHING = ("reduce", "combine", "weigh")
 CONTRAST = ("count", "negatives", "log_sum_exp", "positives", "aligned_positives", "weights")

@@ -27,6 +27,9 @@ SPLITS = {2: [(5, 3), (8, 0)], 4: [(0, 5, 1, 2)]}  # rows of each rank
 BLOCKS = {(5, 3): 12, (8, 0): 2**22, (0, 5, 1, 2): 12}  # numbers at once: several blocks, or one
 LOSSES = {
     "global": lambda x, y, s, ids, mask: info_nce(x[:, 0], y[:, 0], s, (ids, ids)),
+    "several ids": lambda x, y, s, ids, mask: info_nce(
+        x[:, 0], y[:, 0], s, (torch.stack([ids, ids - 1, ids - ids - 1], 1), ids)
+    ),
     "diagonal": lambda x, y, s, ids, mask: info_nce(x[:, 0], y[:, 0], s),
     "matched": lambda x, y, s, ids, mask: matched_info_nce(
         x, y[:, : mask.shape[1]], None, mask, s, (ids, ids)

@@ -12,10 +12,10 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from intarsia.encode import pairs as pairs_module
 
 from intarsia.cli import main
 from intarsia.data.problems import Problems
+from intarsia.encode import pairs as pairs_module
 from intarsia.encode.pairs import LivePairs
 from intarsia.errors import ConfigError, DataError, TrainingError
 from intarsia.identity import RUN_KEYS
@@ -132,6 +132,47 @@ def test_start_from_takes_the_backbone_over(tmp_path, records):
     for name, tensor in first.backbone.state_dict().items():
         assert torch.equal(second.backbone.state_dict()[name], tensor)
     assert "method.registers" in fresh and "method.temperature.logit_scale" not in fresh
+
+
+def test_a_batch_of_one_pair_is_refused_before_any_picture_is_read(tmp_path, records, monkeypatch):
+    monkeypatch.setattr(pairs_module, "load", lambda *_, **__: pytest.fail("pictures were read"))
+    with pytest.raises(ConfigError, match="batch_size is 1 on 1 device"):
+        train(CLIP, DATA, small(batch_size=1, accumulate=8), tmp_path, records=records)
+    trainer = small(batch_size=1)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="has no negatives"):
+            trainer.launch()
+
+
+def test_pairs_of_one_picture_are_refused(tmp_path, records):
+    model = CLIP.build()
+    several = replace(records[0], captions=("a", "b", "c", "d"))
+    with pytest.raises(ConfigError, match="all 4 pairs are of the picture"):
+        small(batch_size=2).fit(model, LivePairs([several], model.backbone), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("steps", 0, "give at least 1"),
+        ("batch_size", 0, "give at least 1"),
+        ("accumulate", 0, "give at least 1"),
+        ("grad_cache_chunk", 0, "give at least 1"),
+        ("log_every", 0, "give at least 1"),
+        ("lr", 0.0, "nothing is learnt; give more than 0"),
+        ("lr", float("nan"), "give more than 0"),
+        ("clip_grad", 0.0, "nothing is learnt"),
+        ("ema", 1.0, "between 0 and 1, or null"),
+    ],
+)
+def test_settings_that_learn_nothing_are_refused(name, value, message):
+    with pytest.raises(ConfigError, match=f"trainer.{name} is {value}.*{message}"):
+        small(**{name: value})
+
+
+def test_no_epochs_learn_nothing():
+    with pytest.raises(ConfigError, match="trainer.epochs is 0: nothing is learnt"):
+        small(steps=None, epochs=0)
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path, records):

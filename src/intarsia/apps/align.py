@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,26 @@ from torch import Tensor
 
 from intarsia.data.images import load_image
 from intarsia.data.problems import Problems
-from intarsia.encode.component_pairs import image_features, text_features
+from intarsia.data.records import Records
+from intarsia.drawing import VERBATIM, printable, save
+from intarsia.encode.component_pairs import (
+    image_features,
+    image_rows,
+    read_components,
+    see_components,
+    text_features,
+    text_rows,
+)
 from intarsia.encode.components import ImageParts, TextParts
+from intarsia.encode.store import Store
 from intarsia.errors import ConfigError
 from intarsia.methods.base import normalised
 from intarsia.model import Model
-from intarsia.runtime import atomic
+from intarsia.runtime import atomic, quietly
 from intarsia.types import Components, ImageSource, Record, Region
 
+LONGEST_NAME = 48  # characters of a region or phrase beside its matrix
+TITLE_LINE = 64  # characters of the caption above the picture
 GROUPS = {"entity": "regions and phrases", "relation": "pairs of regions and triplets"}
 
 
@@ -59,15 +72,17 @@ def align(
     """
     if "components" not in model.method.needs:
         raise ConfigError(f"{type(model.method).__name__} matches no components; ComAlign does")
-    store, roles = model.components, "roles" in model.method.needs
     name = str(image) if isinstance(image, Path) else "picture"
     record = Record(name, image, (caption,), regions)
-    with model.asked(), store.lock:
-        found = store.add_pictures([record], Problems(0.0))[0]
+    finder, store, roles = model.components, Store(None, ""), "roles" in model.method.needs
+    with model.asked(), quietly(), finder.lock:
+        found = see_components(finder, Records.of([record]), model.towers, store, Problems(0.0))[0]
         assert found is not None
-        said = store.add_texts([caption])[0]
-        left = next(image_features(store, [found], roles=roles, batch_size=1))
-        right = next(text_features(store, [said], roles=roles, batch_size=1))
+        said = read_components(finder, [caption], model.towers, store)[0]
+        picture = image_rows(store, model.backbone, finder, [found])
+        text = text_rows(store, model.backbone, finder, [said])
+        left = next(image_features(picture, model.device, roles=roles, batch_size=1))
+        right = next(text_features(text, model.device, roles=roles, batch_size=1))
         ours = model.method.encode_image(left), model.method.encode_text(right)
     assert left.image_parts is not None and right.text_parts is not None
     matrices = {}
@@ -124,7 +139,8 @@ def _draw_picture(axis: Axes, found: Alignment) -> None:
             x0, y0, f"{i + 1}", color="white", backgroundcolor=colour, fontsize=8, va="bottom"
         )
     axis.set_axis_off()
-    axis.set_title(found.caption, fontsize=10, wrap=True)
+    title = fill(printable(found.caption), TITLE_LINE)  # matplotlib wraps as if it were mathematics
+    axis.set_title(title, fontsize=10, **VERBATIM)
 
 
 def _draw_matrix(
@@ -137,8 +153,9 @@ def _draw_matrix(
         return
     values = matrix.numpy()
     axis.imshow(values, cmap="viridis", aspect="auto")
-    axis.set_yticks(range(len(rows)), rows, fontsize=8)
-    axis.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
+    rows, columns = ([printable(name, LONGEST_NAME) for name in names] for names in (rows, columns))
+    axis.set_yticks(range(len(rows)), rows, fontsize=8, **VERBATIM)
+    axis.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8, **VERBATIM)
     middle = (values.min() + values.max()) / 2
     for (i, j), value in np.ndenumerate(values):
         colour = "black" if value > middle else "white"
@@ -148,7 +165,7 @@ def _draw_matrix(
 def write(found: Alignment, path: Path) -> None:
     """``path`` as PNG, and beside it the same as an HTML page that needs no other file."""
     picture = BytesIO()
-    draw(found).savefig(picture, format="png", dpi=130)
+    save(draw(found), picture, format="png", dpi=130)
     with atomic(path) as draft:
         draft.write_bytes(picture.getvalue())
     data = b64encode(picture.getvalue()).decode()
@@ -163,4 +180,4 @@ def write(found: Alignment, path: Path) -> None:
         f"relations: {escape(', '.join(found.text.relations) or 'none')}</p></html>"
     )
     with atomic(path.with_suffix(".html")) as draft:
-        draft.write_text(page, encoding="utf-8")
+        draft.write_text(page, encoding="utf-8", errors="replace")

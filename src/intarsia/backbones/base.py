@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,7 @@ from intarsia.types import Box, Dense, Dims, Features, TokenBatch
 
 Side = Literal["image", "text"]
 SIDES: tuple[Side, ...] = ("image", "text")
+Tokenizer = Callable[[Sequence[str]], TokenBatch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,14 @@ class Backbone(nn.Module, ABC):
         | {"qkv", "c_fc", "c_proj"}  # timm, open_clip
     )
 
+    @property
     @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """What makes tokens of texts; it can be pickled, for workers, without the towers."""
+
     def tokenize(self, texts: Sequence[str]) -> TokenBatch:
         """Token ids, masks and character offsets; texts beyond the context are cut."""
+        return self.tokenizer(texts)
 
     @abstractmethod
     def image_states(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from intarsia.backbones.base import Backbone, ImageTransform
+from intarsia.backbones.base import Backbone, ImageTransform, Tokenizer
+from intarsia.backbones.checkpoints import reading
 from intarsia.backbones.huggingface import apply_to, load_model
+from intarsia.backbones.positions import num_positions
 from intarsia.backbones.processing import (
     context_of,
     image_transform,
@@ -28,6 +30,7 @@ from intarsia.types import Dense, Dims, Features, TokenBatch
 Pooling = Literal["mean", "cls"]
 Projection = Literal["linear", "mlp"]
 SENTENCE = "sentence_bert_config.json"
+NO_LIMIT = 10**9  # tokens; a tokeniser that knows none says far more
 
 
 class DualEncoder(Backbone):
@@ -85,6 +88,7 @@ class DualEncoder(Backbone):
         self._convolves = sum(isinstance(m, nn.Conv2d) for m in vision.modules()) > 1
         if self._convolves:
             vision.to(memory_format=torch.channels_last)
+        self._num_prefix: int | None = None
         with torch.no_grad():
             blank = torch.zeros(1, 3, transform.size, transform.size)
             pooled, patches, grid = self._see(blank)
@@ -98,8 +102,9 @@ class DualEncoder(Backbone):
         self.patch_projection = None if shared else joint(patches.shape[-1])
         self.token_projection = None if shared else joint(text.config.hidden_size)
 
-    def tokenize(self, texts: Sequence[str]) -> TokenBatch:
-        return fast_tokens(self._tokenizer, texts, length=self.dims.context, pad_to_length=False)
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return partial(fast_tokens, self._tokenizer, length=self.dims.context, pad_to_length=False)
 
     def image_states(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
         pooled, patches, _ = self._see(self.normalised(pixels))
@@ -166,9 +171,10 @@ class DualEncoder(Backbone):
         else:
             side = self.vision.config.patch_size
             grid = (pixels.shape[2] // side, pixels.shape[3] // side)
-            num_prefix = hidden.shape[1] - grid[0] * grid[1]
-            patches = hidden[:, num_prefix:]
-            own = hidden[:, 0] if num_prefix else patches.mean(1)
+            if self._num_prefix is None:  # later, a training tower may be given fewer patches
+                self._num_prefix = hidden.shape[1] - grid[0] * grid[1]
+            patches = hidden[:, self._num_prefix :]
+            own = hidden[:, 0] if self._num_prefix else patches.mean(1)
         return own if pooled is None else pooled.flatten(1), patches, grid
 
 
@@ -195,14 +201,13 @@ def load_dual(
     text_model = _tower(text, "input_ids", weights)
     text_model.pooler = None
     tokenizer, processor = load_tokenizer(text), load_image_processor(vision)
-    positions = _sentence_length(text) or text_model.config.max_position_embeddings
     return DualEncoder(
         vision_model,
         text_model,
         tokenizer,
         image_transform(processor, vision),
         name=name,
-        context=context_of(context_length, min(positions, tokenizer.model_max_length), text),
+        context=context_of(context_length, _most_tokens(text, text_model, tokenizer), text),
         embed_dim=embed_dim,
         pooling=pooling,
         projection=projection,
@@ -223,10 +228,19 @@ def _tower(source: str, input_name: str, weights: bool) -> Any:
     return model
 
 
-def _sentence_length(text: str) -> int | None:
-    """The limit that a sentence-transformers folder sets itself."""
-    file = Path(text) / SENTENCE
-    return json.loads(file.read_text())["max_seq_length"] if file.is_file() else None
+def _most_tokens(source: str, text: Any, tokenizer: Any) -> int | None:
+    """The least of all limits that there are: of the model's positions, its config, its tokeniser,
+    and that which a sentence-transformers folder sets itself."""
+    file = Path(source) / SENTENCE
+    with reading(source):
+        own = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        limits = (
+            num_positions(text),
+            getattr(text.config, "max_position_embeddings", None),
+            tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None,
+            own.get("max_seq_length"),
+        )
+    return min((limit for limit in limits if limit and limit > 0), default=None)
 
 
 def _projection(width: int, embed_dim: int, kind: Projection, dropout: float) -> nn.Module:

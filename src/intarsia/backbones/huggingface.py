@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from intarsia.backbones.base import Backbone
+from intarsia.backbones.base import Backbone, Tokenizer
 from intarsia.backbones.checkpoints import reading
 from intarsia.backbones.dense import each_alone, value_attention
 from intarsia.backbones.patches import multiply_patches
@@ -22,6 +23,7 @@ from intarsia.backbones.processing import (
     load_tokenizer,
 )
 from intarsia.backbones.tokens import fast_tokens
+from intarsia.backbones.unsaid import tell_hidden_act
 from intarsia.errors import BackboneError, unknown
 from intarsia.runtime import best_device
 from intarsia.types import Dense, Dims, Features, TokenBatch
@@ -60,10 +62,11 @@ class HuggingFaceBackbone(Backbone):
         side = self.transform.size // model.config.vision_config.patch_size
         self.dims = Dims(self._embed_width(), (side, side), context)
 
-    def tokenize(self, texts: Sequence[str]) -> TokenBatch:
-        return fast_tokens(
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return partial(
+            fast_tokens,
             self._tokenizer,
-            texts,
             length=self.dims.context,
             pad_to_length=self._pad_to_context,
             clean=self._clean,
@@ -199,7 +202,8 @@ def load_huggingface(
             fit, a pickle that holds more than tensors.
     """
     with reading(source):
-        kind = AutoConfig.from_pretrained(source).model_type
+        config = AutoConfig.from_pretrained(source)
+    kind = config.model_type
     if kind == "siglip2":
         raise BackboneError(
             f"{source} is a SigLIP 2 NaFlex model, whose patch grid varies: choose a SigLIP 2 of "
@@ -208,6 +212,11 @@ def load_huggingface(
     if kind not in _CLASSES:
         raise BackboneError(f"{source}: {unknown('model_type', kind, _CLASSES)}")
     model, _ = load_model(source, weights=weights)
+    if kind == "clip" and weights:
+        taken = {
+            part: getattr(config, part).hidden_act for part in ("text_config", "vision_config")
+        }
+        tell_hidden_act(source, PreTrainedConfig.get_config_dict(source)[0], taken)
     return _CLASSES[kind](
         model,
         load_tokenizer(source),

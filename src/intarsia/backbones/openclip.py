@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from intarsia.backbones.base import Backbone, ImageTransform
+from intarsia.backbones.base import Backbone, ImageTransform, Tokenizer
 from intarsia.backbones.checkpoints import reading
 from intarsia.backbones.openclip_towers import apply_projection, text_tower, vision_tower
 from intarsia.backbones.patches import multiply_patches
+from intarsia.backbones.processing import context_of
 from intarsia.backbones.tokens import clip_tokens, fast_tokens
+from intarsia.backbones.unsaid import pixels_of, tell_activation
 from intarsia.errors import BackboneError, unknown
 from intarsia.types import Dense, Dims, Features, TokenBatch
 
@@ -57,29 +60,14 @@ class OpenClipBackbone(Backbone):
         multiply_patches(self.vision)
         self.text = text_tower(model.text)
         self._tokenizer = tokenizer
-        full = int(tokenizer.context_length)
-        if context_length is not None and not 3 <= context_length <= full:
-            raise BackboneError(
-                f"context_length {context_length} of {arch}: choose from 3 to {full}"
-            )
-        width = _config(arch)["embed_dim"]
-        self.dims = Dims(width, self.vision.grid, context_length or full)
+        width, most = _config(arch)["embed_dim"], int(tokenizer.context_length)
+        self.dims = Dims(width, self.vision.grid, context_of(context_length, most, arch))
 
-    def tokenize(self, texts: Sequence[str]) -> TokenBatch:
+    @property
+    def tokenizer(self) -> Tokenizer:
         length, pad = self.dims.context, not self.text.causal
-        if isinstance(self._tokenizer, SimpleTokenizer):
-            return clip_tokens(self._tokenizer, texts, length=length, pad_to_length=pad)
-        tokens = fast_tokens(
-            self._tokenizer.tokenizer,
-            texts,
-            length=length,
-            pad_to_length=pad,
-            clean=self._tokenizer.clean_fn,
-        )
-        if not self._tokenizer.strip_sep_token:
-            return tokens
-        separator = tokens.ids == self._tokenizer.tokenizer.sep_token_id
-        return replace(tokens, ids=tokens.ids.masked_fill(separator, 0))
+        make = clip_tokens if isinstance(self._tokenizer, SimpleTokenizer) else _fast_tokens
+        return partial(make, self._tokenizer, length=length, pad_to_length=pad)
 
     def image_states(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
         pooled, patches = self.vision.states(self.normalised(pixels), dense)
@@ -135,6 +123,7 @@ def load_openclip(
     pretrained: str | None = None,
     *,
     quick_gelu: bool | None = None,
+    preprocess: str | None = None,
     context_length: int | None = None,
     weights: bool = True,
 ) -> OpenClipBackbone:
@@ -145,7 +134,10 @@ def load_openclip(
         pretrained: a tag of open_clip, or a checkpoint file (safetensors, or a ``.pt`` that
             ``torch.load(weights_only=True)`` reads, such as NegCLIP's); None = random weights.
         quick_gelu: whether a checkpoint file was trained with QuickGELU (all that start from
-            OpenAI's weights were); contradicting ``arch`` is an error. Tags know it themselves.
+            OpenAI's weights were); contradicting ``arch`` is an error. Tags know it themselves;
+            where nothing tells, it is said what is taken.
+        preprocess: the tag of ``arch`` whose pictures a checkpoint file was trained on (mean,
+            deviation, resizing); None = as of all of its tags, where they agree.
         context_length: cut texts to this many tokens.
         weights: False takes from a folder what :meth:`OpenClipBackbone.keep` wrote, with random
             towers.
@@ -157,8 +149,18 @@ def load_openclip(
     if not arch.startswith(LOCAL) and arch not in open_clip.list_models():
         near = get_close_matches(arch, open_clip.list_models(), n=8, cutoff=0.3)
         raise BackboneError(unknown("open_clip architecture", arch, near))
-    if pretrained is not None:
-        quick_gelu = _check_pretrained(arch, pretrained, quick_gelu)
+    pixels = None
+    if pretrained is not None and _is_tag(arch, pretrained):
+        if preprocess is not None:
+            raise BackboneError(
+                f"preprocess {preprocess!r} is for checkpoint files: the tag {pretrained} knows "
+                "what its pictures were like"
+            )
+        quick_gelu = _has_quick_gelu(open_clip.get_pretrained_cfg(arch, pretrained))
+    elif pretrained is not None:
+        pixels = pixels_of(arch, pretrained, preprocess)
+        if quick_gelu is None:
+            tell_activation(arch, pretrained)
     _check_quick_gelu(arch, quick_gelu)
     with reading(pretrained or arch), nullcontext() if weights else _unsaid("initialized randomly"):
         tokenizer = open_clip.get_tokenizer(arch)
@@ -168,6 +170,7 @@ def load_openclip(
             load_weights=weights,
             force_custom_text=True,
             pretrained_text=False,
+            force_preprocess_cfg=pixels,
         )
         others = Path(arch.removeprefix(LOCAL)) / OTHER_WEIGHTS
         if not weights:
@@ -198,18 +201,21 @@ def _config(arch: str) -> dict[str, Any]:
     return config
 
 
-def _check_pretrained(arch: str, pretrained: str, quick_gelu: bool | None) -> bool | None:
+def _is_tag(arch: str, pretrained: str) -> bool:
+    """Whether it is a tag of open_clip; else it is a checkpoint file."""
     tags = open_clip.list_pretrained_tags_by_model(arch)
-    if pretrained in tags:
-        return bool(open_clip.get_pretrained_cfg(arch, pretrained).get("quick_gelu", False))
-    if not Path(pretrained).is_file():
+    if pretrained not in tags and not Path(pretrained).is_file():
         valid = unknown(f"pretrained tag of {arch}", pretrained, [*tags, "a checkpoint file"])
         raise BackboneError(f"{valid} (there is no such file either)")
-    return quick_gelu
+    return pretrained in tags
+
+
+def _has_quick_gelu(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("quick_gelu", False))
 
 
 def _check_quick_gelu(arch: str, wanted: bool | None) -> None:
-    has = bool(_config(arch).get("quick_gelu", False))
+    has = _has_quick_gelu(_config(arch))
     if wanted in (None, has):
         return
     other = f"{arch}-quickgelu" if wanted else arch.removesuffix("-quickgelu")
@@ -237,3 +243,14 @@ def image_transform(config: dict[str, Any]) -> ImageTransform:
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
+
+
+def _fast_tokens(
+    tokenizer: Any, texts: Sequence[str], *, length: int, pad_to_length: bool
+) -> TokenBatch:
+    """Tokens of an open_clip ``HFTokenizer``."""
+    inner, clean = tokenizer.tokenizer, tokenizer.clean_fn
+    tokens = fast_tokens(inner, texts, length=length, pad_to_length=pad_to_length, clean=clean)
+    if not tokenizer.strip_sep_token:
+        return tokens
+    return replace(tokens, ids=tokens.ids.masked_fill(tokens.ids == inner.sep_token_id, 0))

@@ -67,12 +67,16 @@ def load_tokenizer(source: str) -> Any:
         return tokenizer if tokenizer.is_fast else PreTrainedTokenizerFast.from_pretrained(source)
 
 
-def context_of(wanted: int | None, most: int, source: str) -> int:
+def context_of(wanted: int | None, most: int | None, source: str) -> int:
     """How many tokens a text may have: ``wanted``, or by default the ``most`` there can be.
 
     Raises:
-        BackboneError: more are wanted.
+        BackboneError: more are wanted, or neither is known.
     """
-    if wanted is not None and not 3 <= wanted <= most:
-        raise BackboneError(f"context_length {wanted} of {source}: choose from 3 to {most}")
-    return wanted or most
+    context = most if wanted is None else wanted
+    if context is None:
+        raise BackboneError(f"{source} sets no limit to the length of texts: give context_length")
+    if wanted is not None and not 3 <= wanted <= (most or wanted):
+        end = "on" if most is None else f"to {most}"
+        raise BackboneError(f"context_length {wanted} of {source}: choose from 3 {end}")
+    return context

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.markup import escape
 
 from intarsia.cli.common import screen
 from intarsia.cli.components import align, extract
@@ -28,7 +27,8 @@ from intarsia.cli.training import (
     train_parser,
     tune,
 )
-from intarsia.errors import ConfigError, IntarsiaError, unknown
+from intarsia.cli.trouble import tell
+from intarsia.errors import ConfigError, unknown
 
 __all__ = ["main", "train_parser"]
 
@@ -39,11 +39,13 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
+DEBUG = "--debug"
 Verb = Callable[[list[str]], None]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one verb; errors of the user are one line, not a traceback."""
+    """Run one verb. What goes wrong is one line, and the exit code 2 (1 if it is a bug of ours);
+    ``--debug``, or INTARSIA_DEBUG=1, shows the traceback, too."""
     logging.basicConfig(
         level=logging.INFO,
         format="%(message)s",
@@ -51,31 +53,31 @@ def main(arguments: list[str] | None = None) -> None:
     )
     for chatty in ("httpx", "httpx2", "transformers", "absl", "lightning_fabric"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    arguments = sys.argv[1:] if arguments is None else arguments
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = DEBUG in given or os.environ.get("INTARSIA_DEBUG", "0") not in ("", "0")
+    try:
+        _run([argument for argument in given if argument != DEBUG])
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        raise SystemExit(tell(error, debug=debug)) from error
+
+
+def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         _overview()
         return
     verb, *rest = arguments
-    try:
-        if verb not in VERBS:
-            raise ConfigError(unknown("verb", verb, VERBS))
-        VERBS[verb][0](rest)
-    except IntarsiaError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        raise SystemExit(2) from error
-    except OSError as error:
-        where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(where)}", highlight=False)
-        raise SystemExit(2) from error
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    if verb not in VERBS:
+        raise ConfigError(unknown("verb", verb, VERBS))
+    VERBS[verb][0](rest)
 
 
 def _overview() -> None:
     screen.print("[bold]intarsia[/]: fine-grained image-text alignment\n")
     for name, (_, line) in VERBS.items():
         screen.print(f"  intarsia [bold]{name:11}[/] {line}", highlight=False)
-    screen.print("\n`intarsia VERB --help` explains the options of a verb.")
+    screen.print("\n`intarsia VERB --help` explains the options of a verb; with --debug an error")
+    screen.print("shows its traceback.")
 
 
 VERBS: dict[str, tuple[Verb, str]] = {

@@ -1,54 +1,52 @@
-"""What several verbs share: parsers, common options, where bad records are listed."""
+"""What several verbs share: options of the data and the device, models, bad records."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from intarsia.errors import ConfigError
+from intarsia.cli.options import explain, hide
+from intarsia.cli.trouble import reading
 
 screen = Console()
 
 
-def command(verb: str, description: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=f"intarsia {verb}", description=description, exit_on_error=True)
-    parser.add_argument("--config", action="config", help="YAML file with any of these options")
-    return parser
-
-
-def parsed(parser: ArgumentParser, arguments: list[str], *outputs: str) -> Namespace:
-    """The options, after a look whether the files and folders of ``outputs`` can be written: what
-    takes hours to compute must not be lost at the end."""
-    options = parser.parse_args(arguments)
-    for name in outputs:
-        if options[name] is not None:
-            require_writable(options[name])
-    return options
-
-
-def require_writable(path: Path) -> None:
-    """
-    Raises:
-        ConfigError: A file cannot be written at ``path``.
-    """
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir():
-        raise ConfigError(f"cannot write {path}: it is a folder")
-    try:
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {folder}: {error.strerror}") from error
-
-
 def add_data_arguments(parser: ArgumentParser, split: str) -> None:
-    parser.add_argument("--data", required=True, help="name of the data set")
-    parser.add_argument("--root", type=Path | None, default=None, help="folder of the data set")
-    parser.add_argument("--split", default=split, help="split or part of it, as train[-500:]")
-    parser.add_argument("--max-bad-fraction", type=float, default=0.01)
+    told = _data_help()
+    parser.add_argument("--data", required=True, help=told["name"])
+    parser.add_argument("--root", type=Path | None, default=None, help=told["root"])
+    parser.add_argument("--split", default=split, help=told["split"])
+    add_bad_fraction_argument(parser)
+
+
+def add_bad_fraction_argument(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-bad-fraction", type=float, default=0.01, help=_data_help()["max_bad_fraction"]
+    )
+
+
+def add_data_class(parser: ArgumentParser) -> None:
+    """The same options, nested under ``data`` in configs."""
+    from intarsia.training.run import DataSpec
+
+    parser.add_class_arguments(DataSpec, "data", as_positional=False)
+    hide(parser, "--data")
+    for name, told in _data_help().items():
+        explain(parser, f"--data.{name}", told)
+
+
+def _data_help() -> dict[str, str]:
+    from intarsia.data.readers import READERS
+
+    return {
+        "name": f"name of the data set: {', '.join(READERS)}",
+        "root": "where its files lie; default: the folder of its name in $INTARSIA_DATA",
+        "split": "split or a part of it, as train[-500:]",
+        "max_bad_fraction": "largest share of bad records, of bad boxes, ..., each of its own kind",
+    }
 
 
 def data_of(options: Namespace) -> Any:
@@ -72,15 +70,13 @@ def report_problems(problems: Any, path: Path | None) -> None:
         Console(stderr=True).print(problems.summary() + where, style="yellow", markup=False)
 
 
-def plain_options(parser: ArgumentParser, options: Namespace) -> dict[str, Any]:
-    import yaml
-
-    dumped: dict[str, Any] = yaml.safe_load(parser.dump(options, skip_none=False))
-    return dumped
-
-
 def open_model(name: str) -> tuple[Any, dict[str, Any]]:
     """A trained folder with its config, or a backbone alone, compared by its global vectors."""
-    from intarsia.model import config_of, load_model
+    from intarsia.model import CONFIG, WEIGHTS, config_of, load_model
 
-    return load_model(name), config_of(name)
+    folder = Path(name)
+    is_run = (folder / CONFIG).is_file()
+    with reading(folder / CONFIG):
+        config = config_of(name) if is_run else None
+    with reading(folder / WEIGHTS if is_run else name):
+        return load_model(name), config or config_of(name)

@@ -7,17 +7,20 @@ from pathlib import Path
 from intarsia.cli.common import (
     add_data_arguments,
     add_device_argument,
-    command,
     data_of,
     open_model,
     report_problems,
     screen,
 )
+from intarsia.cli.options import command, parsed
+from intarsia.cli.outputs import require_file
 from intarsia.errors import ConfigError
 
 
 def extract(arguments: list[str]) -> None:
-    from intarsia.encode.components import ComponentSpec, ComponentStore
+    from intarsia.encode.component_pairs import read_components, see_components
+    from intarsia.encode.components import Components, ComponentSpec
+    from intarsia.encode.towers import Towers
 
     parser = command(
         "extract",
@@ -27,7 +30,9 @@ def extract(arguments: list[str]) -> None:
     add_data_arguments(parser, "train")
     parser.add_argument("--model", required=True, help="trained folder, or a backbone (hf:NAME...)")
     parser.add_class_arguments(ComponentSpec, "components", as_positional=False)
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument(
+        "--cache", type=Path, default=Path("runs/cache"), help="folder that keeps what is found"
+    )
     parser.add_argument(
         "--part", default="1/1", help="k/n: only every n-th record, for n processes side by side"
     )
@@ -37,17 +42,19 @@ def extract(arguments: list[str]) -> None:
         help="compile the image tower first: twice as fast on CPU after a minute (C++ compiler)",
     )
     add_device_argument(parser)
-    options = parser.parse_args(arguments)
+    options = parsed(parser, arguments, folders=["cache"])
     data, (part, parts) = data_of(options), _part(options.part)
     problems = data.problems()
     records = data.read(problems)[part - 1 :: parts]
     model, _ = open_model(options.model)
     model.to(options.device)
     spec: ComponentSpec = parser.instantiate(options).components
-    folder = options.cache / "components"
-    store = ComponentStore(model.backbone, spec, folder, compiled=options.compile)
-    found = [picture for picture in store.add_pictures(records, problems) if picture]
-    texts = store.add_texts([caption for record in records for caption in record.captions])
+    model.cache = options.cache
+    components = Components(spec, options.cache / "components")
+    towers, store = Towers(model.backbone.eval(), compiled=options.compile), model.store
+    seen = see_components(components, records, towers, store, problems)
+    found = [picture for picture in seen if picture]
+    texts = read_components(components, records.captions, towers, store)
     store.close()
     report_problems(problems, options.cache / "extract.problems.jsonl")
     regions = sum(len(picture.entities) for picture in found)
@@ -55,8 +62,8 @@ def extract(arguments: list[str]) -> None:
     screen.print(
         f"{len(found)} pictures with {regions} regions and {pairs} pairs of regions; {len(texts)} "
         f"captions with {sum(len(t.entities) for t in texts)} entities and "
-        f"{sum(len(t.relations) for t in texts)} relations; {len(store.images)} crops and "
-        f"{len(store.texts)} phrases in {options.cache / 'components'}"
+        f"{sum(len(t.relations) for t in texts)} relations; {len(store['image_global'])} "
+        f"crops and {len(store['text_global'])} phrases in {store.folder}"
     )
 
 
@@ -79,6 +86,7 @@ def align(arguments: list[str]) -> None:
     parser.add_argument("caption", help="text")
     parser.add_argument("--model", type=Path, required=True, help="trained ComAlign folder")
     parser.add_argument("--out", type=Path, default=Path("align.png"), help="the PNG")
-    options = parser.parse_args(arguments)
+    options = parsed(parser, arguments, files=["out"])
+    require_file(options.out.with_suffix(".html"))
     write(align(load_model(options.model), options.image, options.caption), options.out)
     screen.print(f"{options.out} and {options.out.with_suffix('.html')}")

@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Column, Table
 
-from intarsia.cli.common import command, screen
+from intarsia.cli.common import screen
+from intarsia.cli.options import command, parsed
 from intarsia.data.layouts import LAYOUTS, PAPER, Finding, check
 from intarsia.errors import ConfigError, unknown
 
@@ -26,7 +27,7 @@ def data(arguments: list[str]) -> None:
 
 def _check(arguments: list[str]) -> None:
     from intarsia.data.readers import OWN_FILES
-    from intarsia.runtime import data_root
+    from intarsia.runtime import atomic, data_root
 
     parser = command(
         "data check",
@@ -41,14 +42,16 @@ def _check(arguments: list[str]) -> None:
         help="the folder that holds the data sets' own; an image_folder's own",
     )
     parser.add_argument("--json", type=Path | None, default=None, help="write the findings here")
-    options = parser.parse_args(arguments)
+    options = parsed(parser, arguments, files=["json"])
     names = options.names or list(PAPER)
     places = {name: options.root if name in OWN_FILES else options.root / name for name in names}
     findings = [finding for name in names for finding in check(name, places[name])]
     _show(findings)
     if options.json:
         rows = [asdict(finding) | {"ok": finding.ok} for finding in findings]
-        options.json.write_text(json.dumps({"root": str(options.root), "findings": rows}, indent=1))
+        content = json.dumps({"root": str(options.root), "findings": rows}, indent=1)
+        with atomic(options.json) as draft:
+            draft.write_text(content, encoding="utf-8")
     bad = sum(not finding.ok for finding in findings)
     screen.print(f"{len(findings) - bad} of {len(findings)} in order in {options.root}")
     if bad:

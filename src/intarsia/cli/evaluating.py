@@ -2,80 +2,116 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from intarsia.cli.common import add_data_arguments, command, data_of, parsed, screen
+from intarsia.cli.common import add_data_arguments, data_of, screen
 from intarsia.cli.measuring import Test, evaluation_options, evaluation_parser, measure
+from intarsia.cli.options import command, parsed
 from intarsia.cli.suite import evaluate_suite
-from intarsia.cli.texts import evaluate_benchmark, negatives, swaps
+from intarsia.cli.texts import (
+    add_benchmark_arguments,
+    add_negatives_arguments,
+    add_swaps_arguments,
+    evaluate_benchmark,
+    negatives,
+    swaps,
+)
 from intarsia.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from intarsia.model import Model
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A protocol: its options beside those that all have, and what it does with them."""
+
+    add_arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], None]
 
 
 def evaluate(arguments: list[str]) -> None:
-    from intarsia.evaluation.compositional import COMPOSITIONAL
-    from intarsia.evaluation.grounding import evaluate_grounding
-    from intarsia.evaluation.harness import PROTOCOLS
-    from intarsia.evaluation.region_retrieval import evaluate_region_retrieval
-
-    on_texts = {"negatives": negatives, "swaps": swaps}
-    on_records = {name: run for name, run in PROTOCOLS.items() if name not in on_texts} | {
-        "grounding": evaluate_grounding,
-        "region-retrieval": evaluate_region_retrieval,
-    }
-    on_classes = {"zero-shot": _zero_shot, "probe": _probe}
-    names = ["suite", *on_texts, *on_records, *on_classes, *COMPOSITIONAL]
-    if not arguments or arguments[0] not in names:
-        if arguments and arguments[0] not in ("-h", "--help"):
-            raise ConfigError(unknown("protocol", arguments[0], names))
-        screen.print(f"intarsia evaluate PROTOCOL ..., where PROTOCOL is one of {', '.join(names)}")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _overview()
         return
     protocol, *rest = arguments
     if protocol == "suite":
         evaluate_suite(rest)
-    elif protocol in COMPOSITIONAL:
-        evaluate_benchmark(protocol, rest)
-    elif protocol in on_texts:
-        on_texts[protocol](rest)
-    elif protocol in on_classes:
-        on_classes[protocol](rest)
-    else:
-        _protocol(protocol, on_records[protocol], rest)
+        return
+    options = evaluation_options(protocol_parser(protocol), rest)
+    _entries()[protocol].run(options)
 
 
-def _protocol(protocol: str, run: Any, arguments: list[str]) -> None:
-    """A protocol on the records of any reader."""
-    from intarsia.evaluation.pointing import VIEWS
+def protocol_parser(name: str) -> ArgumentParser:
+    """
+    Raises:
+        ConfigError: There is no such protocol.
+    """
+    entries = _entries()
+    if name not in entries:
+        raise ConfigError(unknown("protocol", name, ["suite", *entries]))
+    parser = evaluation_parser(name)
+    entries[name].add_arguments(parser)
+    return parser
 
-    parser = evaluation_parser(protocol, run.__doc__ or "", VIEWS.get(protocol, ""))
-    add_data_arguments(parser, "test")
-    if protocol == "boxes":
-        _add_box_arguments(parser)
-    if protocol == "grounding":
-        _add_grounding_arguments(parser)
-    options = evaluation_options(parser, arguments)
-    data, name = data_of(options), protocol
-    settings: dict[str, Any] = {}
-    given: dict[str, Any] = {}
-    if protocol == "boxes":
-        data, settings = _box_data(options, data)
-        name = f"boxes-{options.protocol}-{options.features}"
-        given = {key: settings[key] for key in settings.keys() - {"categories"}}
-    if protocol == "grounding":
-        settings, given = _grounding_settings(options)
+
+def _overview() -> None:
+    from intarsia.cli.about import ABOUT
+
+    screen.print("intarsia evaluate PROTOCOL ..., where PROTOCOL is one of\n")
+    for name, about in ABOUT.items():
+        screen.print(f"  [bold]{name:17}[/]{about.measures}", highlight=False, soft_wrap=True)
+    screen.print("\n`intarsia evaluate PROTOCOL --help`: its files, metrics, chance and options.")
+
+
+def _entries() -> dict[str, Entry]:
+    from intarsia.evaluation.compositional import COMPOSITIONAL
+    from intarsia.evaluation.harness import evaluate_pointing, evaluate_retrieval
+    from intarsia.evaluation.region_retrieval import evaluate_region_retrieval
+
+    test_split = partial(add_data_arguments, split="test")
+    on_records = {
+        "retrieval": evaluate_retrieval,
+        "pointing": evaluate_pointing,
+        "region-retrieval": evaluate_region_retrieval,
+    }
+    plain = {
+        name: Entry(test_split, partial(_plain, name, run)) for name, run in on_records.items()
+    }
+    benchmarks = {
+        name: Entry(add_benchmark_arguments, partial(evaluate_benchmark, name))
+        for name in COMPOSITIONAL
+    }
+    return {
+        **plain,
+        "negatives": Entry(add_negatives_arguments, negatives),
+        "swaps": Entry(add_swaps_arguments, swaps),
+        "boxes": Entry(_add_box_arguments, _boxes),
+        "grounding": Entry(_add_grounding_arguments, _grounding),
+        "zero-shot": Entry(_add_zero_shot_arguments, _zero_shot),
+        "probe": Entry(_add_probe_arguments, _probe),
+        **benchmarks,
+    }
+
+
+def _plain(protocol: str, run: Any, options: Namespace) -> None:
+    """A protocol without settings on the records of any reader."""
+    data = data_of(options)
     problems = data.problems()
     records = data.read(problems)
-    items = [*records, *settings.get("categories", ())]
-    test = Test(name, options.data, options.split, items, given)
-    measure(options, test, problems, lambda model: run(model, records, problems, **settings))
+    test = Test(protocol, options.data, options.split, records)
+    measure(options, test, problems, lambda model: run(model, records, problems))
 
 
-def _zero_shot(arguments: list[str]) -> None:
-    from intarsia.evaluation.zero_shot import Score, class_sentences, evaluate_zero_shot
+def _add_zero_shot_arguments(parser: ArgumentParser) -> None:
+    from intarsia.evaluation.zero_shot import Score
 
-    parser = evaluation_parser("zero-shot", evaluate_zero_shot.__doc__ or "", CLASS_LAYOUT)
     add_data_arguments(parser, "val")
     parser.add_argument(
         "--sentences",
@@ -90,13 +126,17 @@ def _zero_shot(arguments: list[str]) -> None:
         default="global",
         help="global vectors as in an ordinary CLIP, or the method's own similarity",
     )
-    options = evaluation_options(parser, arguments)
+
+
+def _zero_shot(options: Namespace) -> None:
+    from intarsia.evaluation.zero_shot import class_sentences, evaluate_zero_shot
+
     data = _class_folder("zero-shot", options)
     problems = data.problems()
     records = data.read(problems)
     sentences = class_sentences(_class_names(data), options.sentences)
     settings = {"sentences": options.sentences, "score": options.score}
-    items = [*records, *sentences.items()]
+    items = [records, list(sentences.items())]
     test = Test("zero-shot", data.root.absolute().name, data.split, items, settings)
 
     def run(model: Any) -> Any:
@@ -107,15 +147,14 @@ def _zero_shot(arguments: list[str]) -> None:
     measure(options, test, problems, run)
 
 
-def _probe(arguments: list[str]) -> None:
-    from dataclasses import replace
-
-    from intarsia.evaluation.probe import evaluate_probe
-
-    parser = evaluation_parser("probe", evaluate_probe.__doc__ or "", CLASS_LAYOUT)
+def _add_probe_arguments(parser: ArgumentParser) -> None:
     add_data_arguments(parser, "val")
     parser.add_argument("--train-split", default="train", help="what to fit on")
-    options = evaluation_options(parser, arguments)
+
+
+def _probe(options: Namespace) -> None:
+    from intarsia.evaluation.probe import evaluate_probe
+
     if options.train_split == options.split:
         raise ConfigError(f"--train-split and --split are both {options.split!r}")
     data = _class_folder("probe", options)
@@ -133,16 +172,8 @@ def _probe(arguments: list[str]) -> None:
     measure(options, test, problems, run)
 
 
-CLASS_LAYOUT = (
-    "--data image_folder reads --root/SPLIT/CLASS/PICTURE; a class is named by its folder, or in "
-    "classes.json or classes.txt in --root."
-)
-
-
 def _class_folder(protocol: str, options: Namespace) -> Any:
     """The data asked for, with their folder, if they are pictures sorted by class."""
-    from dataclasses import replace
-
     from intarsia.data.readers import CLASS_FOLDERS, place_of
 
     data = data_of(options)
@@ -162,6 +193,7 @@ def _class_names(data: Any) -> tuple[str, ...]:
 def _add_box_arguments(parser: ArgumentParser) -> None:
     from intarsia.evaluation.boxes import BoxFeatures, ClassText, ProtocolName
 
+    add_data_arguments(parser, "test")
     parser.add_argument(
         "--protocol",
         type=ProtocolName,
@@ -187,29 +219,49 @@ def _add_box_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def _box_data(options: Namespace, data: Any) -> tuple[Any, dict[str, Any]]:
-    """The data as a box protocol reads them, and its settings."""
-    from dataclasses import replace
+def _boxes(options: Namespace) -> None:
+    from intarsia.evaluation.boxes import square_input
+    from intarsia.evaluation.harness import evaluate_boxes
 
+    data, categories = _box_data(options)
+    settings = {name: options[name] for name in ("protocol", "features", "text", "input_size")}
+    problems = data.problems()
+    records = data.read(problems)
+    name = f"boxes-{options.protocol}-{options.features}"
+    items = [records, list(categories or ())]
+    test = Test(name, options.data, options.split, items, settings)
+
+    def require(model: Model) -> None:
+        with square_input(model, options.input_size):
+            pass
+
+    def run(model: Model) -> Any:
+        return evaluate_boxes(model, records, problems, categories=categories, **settings)
+
+    measure(options, test, problems, run, require=require)
+
+
+def _box_data(options: Namespace) -> tuple[Any, Any]:
+    """The data as a box protocol reads them, and their categories if they are not the labels."""
     from intarsia.data.coco import PANOPTIC, coco_categories
     from intarsia.evaluation.boxes import BOX_PROTOCOLS
     from intarsia.runtime import data_root
 
-    names = ("protocol", "features", "text", "input_size")
-    settings = {name: options[name] for name in names}
+    data = data_of(options)
     if BOX_PROTOCOLS[options.protocol].source == "panoptic":
         if data.name != "coco":
             raise ConfigError(f"--protocol {options.protocol} reads coco, not {data.name!r}")
         data = replace(data, split=PANOPTIC + data.split)
-    if data.name == "coco":
-        root, split = data.root or data_root() / "coco", data.split.partition("[")[0]
-        settings["categories"] = coco_categories(root, split)
-    return data, settings
+    if data.name != "coco":
+        return data, None
+    root, split = data.root or data_root() / "coco", data.split.partition("[")[0]
+    return data, coco_categories(root, split)
 
 
 def _add_grounding_arguments(parser: ArgumentParser) -> None:
     from intarsia.evaluation.grounding import Source, Targets
 
+    add_data_arguments(parser, "test")
     parser.add_argument(
         "--source",
         type=Source,
@@ -235,6 +287,21 @@ def _add_grounding_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--components.options", type=dict[str, Any], default={}, help="of the detector"
     )
+
+
+def _grounding(options: Namespace) -> None:
+    from intarsia.evaluation.grounding import evaluate_grounding
+
+    settings, given = _grounding_settings(options)
+    data = data_of(options)
+    problems = data.problems()
+    records = data.read(problems)
+    test = Test("grounding", options.data, options.split, records, given)
+
+    def run(model: Model) -> Any:
+        return evaluate_grounding(model, records, problems, **settings)
+
+    measure(options, test, problems, run)
 
 
 def _grounding_settings(options: Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -266,7 +333,7 @@ def compare(arguments: list[str]) -> None:
     parser.add_argument("--a", type=Path, nargs="+", required=True, help="results, one a seed")
     parser.add_argument("--b", type=Path, nargs="+", required=True, help="results to subtract")
     parser.add_argument("--json", type=Path | None, default=None, help="write the same here")
-    options = parsed(parser, arguments, "json")
+    options = parsed(parser, arguments, files=["json"])
     sides = [[read_result(path) for path in paths] for paths in (options.a, options.b)]
     found = comparison(*sides)
     screen.print(comparison_table(found))

@@ -10,14 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from intarsia.cli.common import (
-    add_device_argument,
-    command,
-    open_model,
-    parsed,
-    report_problems,
-    screen,
-)
+from intarsia.cli.common import add_device_argument, open_model, report_problems, screen
+from intarsia.cli.options import command, parsed
+from intarsia.cli.outputs import require_folder
 from intarsia.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,8 +48,10 @@ class Test:
     blind: Blind | None = None
 
 
-def evaluation_parser(protocol: str, description: str, more: str = "") -> ArgumentParser:
-    parser = command(f"evaluate {protocol}", f"{description.splitlines()[0]} {more}".strip())
+def evaluation_parser(protocol: str) -> ArgumentParser:
+    from intarsia.cli.about import ABOUT
+
+    parser = command(f"evaluate {protocol}", str(ABOUT[protocol]))
     parser.add_argument("--model", required=True, help="trained folder, or a backbone (hf:NAME...)")
     parser.add_argument("--json", type=Path | None, default=None, help="write the result here")
     parser.add_argument(
@@ -62,27 +59,39 @@ def evaluation_parser(protocol: str, description: str, more: str = "") -> Argume
         action="store_true",
         help="leave a --json alone that is of the same data, weights, config and code",
     )
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument(
+        "--cache", type=Path, default=Path("runs/cache"), help="where components are kept"
+    )
     add_device_argument(parser)
     return parser
 
 
-def evaluation_options(parser: ArgumentParser, arguments: list[str]) -> Namespace:
-    options = parsed(parser, arguments, "json")
+def evaluation_options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    options = parsed(parser, arguments, files=["json"])
     if options.reuse and options.json is None:
         raise ConfigError("--reuse needs the --json that may be left alone")
     return options
 
 
 def measure(
-    options: Namespace, test: Test, problems: Any, run: Callable[[Model], Evaluation]
+    options: Namespace,
+    test: Test,
+    problems: Any,
+    run: Callable[[Model], Evaluation],
+    *,
+    require: Callable[[Model], None] | None = None,
 ) -> None:
     """Evaluate the model, print the table and write the result file; the blind score stands beside
-    the model's, of the same questions."""
+    the model's, of the same questions. ``require`` says before any picture is read what the model
+    cannot do."""
     from intarsia.evaluation.result import make_result, write_result
     from intarsia.identity import result_keys
 
     model, config = open_model(options.model)
+    if "components" in model.method.needs:
+        require_folder(options.cache)
+    if require is not None:
+        require(model)
     model.to(options.device)
     model.cache = options.cache
     settings = test.settings

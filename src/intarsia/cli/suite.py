@@ -8,23 +8,27 @@ from typing import Any
 from rich.table import Table
 
 from intarsia.cli.common import (
+    add_bad_fraction_argument,
     add_device_argument,
-    command,
     open_model,
-    require_writable,
     screen,
 )
+from intarsia.cli.options import command, parsed
+from intarsia.cli.outputs import require_folder
 from intarsia.errors import DataError
 
 
 def evaluate_suite(arguments: list[str]) -> None:
+    from intarsia.cli.about import ABOUT
+    from intarsia.data.readers import READERS
+    from intarsia.evaluation.compositional import COMPOSITIONAL
     from intarsia.runtime import data_root
     from intarsia.suite.page import write_page
     from intarsia.suite.plan import make_plan
     from intarsia.suite.run import run_suite
     from intarsia.suite.tables import benchmarks, summary, write_tables
 
-    parser = command("evaluate suite", "Everything the data at hand allow, for several models.")
+    parser = command("evaluate suite", str(ABOUT["suite"]))
     parser.add_argument(
         "--models",
         nargs="+",
@@ -37,7 +41,8 @@ def evaluate_suite(arguments: list[str]) -> None:
         "--data",
         nargs="+",
         default=None,
-        help="NAME[:SPLIT][@PATH] of data sets and benchmarks; default: what is in --root",
+        help=f"NAME[:SPLIT][@PATH] of {', '.join([*READERS, *COMPOSITIONAL])}; default: what is in "
+        "--root",
     )
     parser.add_argument("--root", type=Path, default=data_root(), help="folder of all data sets")
     parser.add_argument(
@@ -47,15 +52,18 @@ def evaluate_suite(arguments: list[str]) -> None:
         help="NAME[:SPLIT][@PATH] of captions (default split: train) that teach a language model, "
         "which shows what text alone gives; default: flickr8k, if it is in --root",
     )
-    parser.add_argument("--max-bad-fraction", type=float, default=0.01)
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    add_bad_fraction_argument(parser)
+    parser.add_argument(
+        "--cache", type=Path, default=Path("runs/cache"), help="where components are kept"
+    )
     add_device_argument(parser)
-    options = parser.parse_args(arguments)
+    options = parsed(parser, arguments, folders=["out"])
     page = options.out / "suite.html"
-    require_writable(page)
 
     def opened(name: str) -> tuple[Any, dict[str, Any]]:
         model, config = open_model(name)
+        if "components" in model.method.needs:
+            require_folder(options.cache)
         model.cache = options.cache
         return model.to(options.device), config
 

@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from intarsia.cli.common import add_data_arguments, data_of
-from intarsia.cli.measuring import (
-    Blind,
-    Test,
-    evaluation_options,
-    evaluation_parser,
-    measure,
-)
+from intarsia.cli.common import add_bad_fraction_argument, add_data_arguments, data_of
+from intarsia.cli.measuring import Blind, Test, measure
 from intarsia.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,19 +21,21 @@ if TYPE_CHECKING:
     Taught = tuple[NgramModel, TaughtOn]
 
 
-def negatives(arguments: list[str]) -> None:
-    """Hard negatives that the records bring."""
-    from intarsia.evaluation.harness import evaluate_negatives
-    from intarsia.evaluation.region_matching import evaluate_region_negatives
-
-    parser = _parser("negatives", evaluate_negatives.__doc__ or "")
+def add_negatives_arguments(parser: ArgumentParser) -> None:
+    _add_caption_arguments(parser)
     parser.add_argument(
         "--match",
         type=Literal["similarity", "regions"],
         default="similarity",
         help="captions with pictures by the method's similarity, or phrases with given regions",
     )
-    options = evaluation_options(parser, arguments)
+
+
+def negatives(options: Namespace) -> None:
+    """Hard negatives that the records bring."""
+    from intarsia.evaluation.harness import evaluate_negatives
+    from intarsia.evaluation.region_matching import evaluate_region_negatives
+
     records, problems = _read(options)
     taught = _taught(options, records)
     if options.match == "similarity":
@@ -50,21 +46,22 @@ def negatives(arguments: list[str]) -> None:
         _judge(options, name, run, records, problems, taught, match="regions")
 
 
-def swaps(arguments: list[str]) -> None:
-    """Hard negatives made of the records' captions."""
-    from intarsia.components.text import TextParser
-    from intarsia.evaluation.blind import balanced
-    from intarsia.evaluation.harness import evaluate_negatives
-    from intarsia.evaluation.swaps import evaluate_swaps
-    from intarsia.evaluation.swaps import swaps as swapped
-
-    parser = _parser("swaps", evaluate_swaps.__doc__ or "")
+def add_swaps_arguments(parser: ArgumentParser) -> None:
+    _add_caption_arguments(parser)
     parser.add_argument(
         "--balanced",
         action="store_true",
         help="only captions that the language model of --blind cannot tell",
     )
-    options = evaluation_options(parser, arguments)
+
+
+def swaps(options: Namespace) -> None:
+    """Hard negatives made of the records' captions."""
+    from intarsia.components.text import TextParser
+    from intarsia.evaluation.blind import balanced
+    from intarsia.evaluation.harness import evaluate_negatives
+    from intarsia.evaluation.swaps import swaps as swapped
+
     if options.balanced and not options.blind:
         raise ConfigError(
             "--balanced keeps what language alone cannot tell: add --blind NAME[:SPLIT], whose "
@@ -78,18 +75,19 @@ def swaps(arguments: list[str]) -> None:
     _judge(options, name, evaluate_negatives, records, problems, taught)
 
 
-def evaluate_benchmark(name: str, arguments: list[str]) -> None:
+def add_benchmark_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, required=True, help="folder of the benchmark's files")
+    parser.add_argument("--images", type=Path, required=True, help="folder of its pictures")
+    add_bad_fraction_argument(parser)
+    _add_blind_arguments(parser)
+
+
+def evaluate_benchmark(name: str, options: Namespace) -> None:
     """A compositional benchmark with files of its own."""
     from intarsia.data.problems import Problems
     from intarsia.evaluation.compositional import COMPOSITIONAL
 
     benchmark = COMPOSITIONAL[name]
-    parser = evaluation_parser(name, benchmark.evaluate.__doc__ or "")
-    parser.add_argument("--root", type=Path, required=True, help="folder of the benchmark's files")
-    parser.add_argument("--images", type=Path, required=True, help="folder of its pictures")
-    parser.add_argument("--max-bad-fraction", type=float, default=0.01)
-    _add_blind_arguments(parser)
-    options = evaluation_options(parser, arguments)
     problems = Problems(options.max_bad_fraction)
     cases = benchmark.read(options.root, options.images, problems)
     taught = _taught(options, cases)
@@ -98,11 +96,9 @@ def evaluate_benchmark(name: str, arguments: list[str]) -> None:
     measure(options, test, problems, lambda model: benchmark.evaluate(model, cases, problems))
 
 
-def _parser(protocol: str, description: str) -> ArgumentParser:
-    parser = evaluation_parser(protocol, description)
+def _add_caption_arguments(parser: ArgumentParser) -> None:
     add_data_arguments(parser, "test")
     _add_blind_arguments(parser)
-    return parser
 
 
 def _read(options: Namespace) -> tuple[list[Record], Problems]:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from intarsia.cli.common import (
     add_data_arguments,
+    add_data_class,
     add_device_argument,
-    command,
     data_of,
     open_model,
-    plain_options,
     report_problems,
     screen,
 )
 from intarsia.cli.evaluating import evaluate
+from intarsia.cli.options import command, parsed, plain_options
+from intarsia.cli.outputs import require_folder, require_new
+from intarsia.cli.trouble import reading
+from intarsia.errors import ConfigError, IntarsiaError
 
 if TYPE_CHECKING:
     from intarsia.model import ModelSpec
+    from intarsia.sweep import Sweep
     from intarsia.training.run import DataSpec
 
 
@@ -31,22 +37,24 @@ def demo(arguments: list[str]) -> None:
     parser = command("demo", "Pretrain a small CLIP on generated scenes and adapt it.")
     parser.add_function_arguments(demo, as_positional=False, skip={"fast"})
     parser.add_argument("--fast", action="store_true", help="a tenth of the training: 90 seconds")
-    options = parser.parse_args(arguments)
+    options = parsed(parser, arguments, folders=["out"])
     options.pop("config")
     demo(**options.as_dict())
 
 
 def import_(arguments: list[str]) -> None:
     from intarsia.data.table import write_table
-    from intarsia.training.run import DataSpec
+    from intarsia.runtime import progress
 
     parser = command("import", "Copy any data set into the native table, checking each picture.")
-    parser.add_class_arguments(DataSpec, "data", as_positional=False)
+    add_data_class(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the new table")
-    options = parser.parse_args(arguments)
+    options = parsed(parser, arguments)
+    require_new(options.out)
     spec: DataSpec = parser.instantiate(options).data
     problems = spec.problems()
-    count = write_table(options.out, iter(spec.read(problems)), problems)
+    records = progress(spec.read(problems), "importing")
+    count = write_table(options.out, records, problems)
     report_problems(problems, options.out.with_suffix(".problems.jsonl"))
     screen.print(f"{count} records in {options.out}")
 
@@ -62,7 +70,7 @@ def train_parser() -> ArgumentParser:
     from intarsia.types import Dense
 
     parser = command("train", "Train a method on a backbone; see configs/ for whole examples.")
-    parser.add_class_arguments(DataSpec, "data", as_positional=False)
+    add_data_class(parser)
     parser.add_argument(
         "--validation",
         type=DataSpec | None,
@@ -84,12 +92,26 @@ def train_parser() -> ArgumentParser:
     )
     parser.add_class_arguments(Trainer, "trainer", as_positional=False)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the weights, the order of the pairs and dropout"
+    )
     parser.add_argument(
         "--init", type=Path | None, default=None, help="trained model to start from"
     )
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
-    parser.add_argument("--resume", type=bool, nargs="?", const=True, default=False)
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("runs/cache"),
+        help="where frozen towers' states are kept",
+    )
+    parser.add_argument(
+        "--resume",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="go on from the last checkpoint in --out",
+    )
     return parser
 
 
@@ -114,7 +136,9 @@ def _run_asked_for(arguments: list[str]) -> tuple[Any, ModelSpec, dict[str, Any]
     from intarsia.model import ModelSpec
 
     parser = train_parser()
-    options = parser.parse_args(arguments)
+    options = parsed(parser, arguments, folders=["out"])
+    if options.freeze in ("towers", "backbone") or options.pseudo is not None:
+        require_folder(options.cache)
     plain = plain_options(parser, options)
     backbone = plain["backbone"]
     backbone = {"spec": backbone} if isinstance(backbone, str) else backbone
@@ -122,7 +146,19 @@ def _run_asked_for(arguments: list[str]) -> tuple[Any, ModelSpec, dict[str, Any]
         backbone, plain["method"], plain["freeze"], plain["dense"], plain["components"]
     )
     names = ("data", "trainer", "init", "seed", "validation", "lora", "pseudo")
-    return parser.instantiate(options), spec, {key: plain[key] for key in names}
+    return _instantiated(parser, options), spec, {key: plain[key] for key in names}
+
+
+def _instantiated(parser: ArgumentParser, options: Namespace) -> Any:
+    """The specs and the trainer; what Fabric does not find here is a setting's fault."""
+    try:
+        return parser.instantiate(options)
+    except IntarsiaError:
+        raise
+    except Exception as error:
+        names = ("accelerator", "devices", "precision")
+        asked = ", ".join(f"trainer.{name} {options.trainer[name]}" for name in names)
+        raise ConfigError(f"{asked}: {error}") from error
 
 
 def _trained_from(arguments: list[str]) -> dict[str, str]:
@@ -145,9 +181,11 @@ def _key_of(data: DataSpec) -> str:
 def train(arguments: list[str]) -> None:
     from intarsia.evaluation.harness import evaluate_retrieval
     from intarsia.model import Model
+    from intarsia.training.checks import check_out
     from intarsia.training.run import train
 
     ready, spec, kept = _run_asked_for(arguments)
+    check_out(ready.out, resume=ready.resume)
     validate, listed = None, None
     if ready.validation is not None:
         held_out: DataSpec = ready.validation
@@ -177,10 +215,7 @@ def train(arguments: list[str]) -> None:
 
 
 def interpolate(arguments: list[str]) -> None:
-    import yaml
-
-    from intarsia.errors import ConfigError
-    from intarsia.model import CONFIG, WEIGHTS, dump_config, load_model
+    from intarsia.model import CONFIG, WEIGHTS, dump_config
     from intarsia.runtime import atomic
     from intarsia.training.interpolate import interpolate
 
@@ -193,26 +228,19 @@ def interpolate(arguments: list[str]) -> None:
     parser.add_argument("--model", type=Path, required=True, help="fine-tuned folder")
     parser.add_argument("--weight", type=float, default=0.5, help="of the model: 0 is the start")
     parser.add_argument("--out", type=Path, required=True, help="new folder")
-    options = parser.parse_args(arguments)
+    options = parsed(parser, arguments, folders=["out"])
     if (options.out / WEIGHTS).exists():
         raise ConfigError(f"{options.out} already holds a model: choose another --out")
-    model = load_model(options.model)
+    model, config = open_model(str(options.model))
     interpolate(open_model(options.start)[0], model, options.weight)
     given = {key: str(options[key]) for key in ("start", "model", "weight")}
-    config = yaml.safe_load((options.model / CONFIG).read_text())
     model.save(options.out / WEIGHTS)
     with atomic(options.out / CONFIG) as draft:
-        draft.write_text(dump_config(config | {"interpolate": given}))
+        draft.write_text(dump_config(config | {"interpolate": given}), encoding="utf-8")
     screen.print(f"interpolated model in {options.out}")
 
 
-def tune(arguments: list[str]) -> None:
-    import json
-
-    from intarsia.evaluation.tune import plot, tune
-    from intarsia.model import WEIGHTS, load_model
-    from intarsia.runtime import atomic
-
+def tune_parser() -> ArgumentParser:
     parser = command(
         "tune",
         "Find the weights of ComAlign's similarity on pictures of the TRAINING split and keep "
@@ -220,17 +248,29 @@ def tune(arguments: list[str]) -> None:
     )
     parser.add_argument("--model", type=Path, required=True, help="trained folder")
     add_data_arguments(parser, "train[-500:]")
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument(
+        "--cache", type=Path, default=Path("runs/cache"), help="where components are kept"
+    )
     add_device_argument(parser)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def tune(arguments: list[str]) -> None:
+    import json
+
+    from intarsia.evaluation.tune import plot, tune
+    from intarsia.model import WEIGHTS
+    from intarsia.runtime import atomic
+
+    options = parsed(tune_parser(), arguments, folders=["model", "cache"])
     data = data_of(options)
     problems = data.problems()
-    model = load_model(options.model, device=options.device)
+    model = open_model(str(options.model))[0].to(options.device)
     model.cache = options.cache
     found = tune(model, data.read(problems), problems)
     model.save(options.model / WEIGHTS)
     with atomic(options.model / "tune.json") as draft:
-        draft.write_text(json.dumps(found.as_dict(), indent=1))
+        draft.write_text(json.dumps(found.as_dict(), indent=1), encoding="utf-8")
     plot(found, options.model / "tune.png")
     screen.print(
         f"alpha1 {found.alpha1:g}, alpha2 {found.alpha2:g}, beta1 {found.beta1:g} on "
@@ -249,20 +289,59 @@ def sweep(arguments: list[str]) -> None:
     )
     parser.add_argument("file", type=Path, help="the sweep file")
     parser.add_argument("--out", type=Path | None, default=None, help="default: runs/sweeps/NAME")
-    options = parser.parse_args(arguments)
+    options = parsed(parser, arguments)
     sweep = Sweep.read(options.file)
     out = options.out or Path("runs/sweeps") / slug(sweep.name)
+    require_folder(out)
+    _require_options(options.file, sweep)
 
     def key_of(name: str, root: Path | None, split: str) -> str:
         return _key_of(DataSpec(name, root, split))
 
     verbs = Verbs(train, interpolate, tune, evaluate, _trained_from, key_of)
     written = run_sweep(sweep, out, verbs)
-    screen.print(written.read_text(), markup=False)
+    screen.print(written.read_text(encoding="utf-8"), markup=False)
     screen.print(f"in {written.parent}")
 
 
+def _require_options(file: Path, sweep: Sweep) -> None:
+    """Before anything is trained: every row, the tuning and every evaluation have options that
+    there are.
+
+    Raises:
+        ConfigError: One has not; it is named.
+    """
+    import shlex
+
+    from intarsia.cli.evaluating import protocol_parser
+    from intarsia.sweep.file import arguments, run_arguments
+
+    base = ["--config", sweep.config, "--out", "out"]
+    for name, options in sweep.all_rows().items():
+        if sweep.trained_row(name) == name:
+            with _named(f"{file}: row {name!r}"):
+                parsed(train_parser(), [*base, *run_arguments(sweep, options, 0)])
+    if sweep.tune is not None:
+        with _named(f"{file}: tune"):
+            parsed(tune_parser(), ["--model", "model", *arguments(sweep.tune, 0)])
+    for asked in sweep.evaluate:
+        rest = dict(asked)
+        protocol, *given = shlex.split(str(rest.pop("protocol")))
+        with _named(f"{file}: evaluate {protocol}"):
+            given += ["--model", "model", *arguments(rest, 0)]
+            parsed(protocol_parser(protocol), given)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    try:
+        yield
+    except IntarsiaError as error:
+        raise ConfigError(f"{what}: {error}") from error
+
+
 def export(arguments: list[str]) -> None:
+    from intarsia.evaluation.result import read_result
     from intarsia.export import Target, export
 
     parser = command(
@@ -276,6 +355,9 @@ def export(arguments: list[str]) -> None:
     parser.add_argument(
         "--results", type=list[Path], default=[], help="result files for the model card"
     )
-    options = parser.parse_args(arguments)
-    export(options.model, options.to, options.out, results=options.results)
+    options = parsed(parser, arguments, folders=["out"])
+    for path in options.results:
+        read_result(path)
+    with reading(options.model):
+        export(options.model, options.to, options.out, results=options.results)
     screen.print(f"checkpoint of {options.to} in {options.out}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -12,12 +13,13 @@ import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
 from intarsia.errors import DataError
-from intarsia.types import ImageSource
+from intarsia.types import FilePart, ImageSource
 
 AnyImage = str | ImageSource | Image.Image
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
 THIN = 16  # times the wanted part: a whole that is larger than this is not scaled
 FILTER_REACH = 3  # pixels to each side that count in the widest of Pillow's filters
+UNNAMED = re.compile(r"<_io\.BytesIO object at \w+>")
 SIXTEEN_BITS = ("PNG", "PPM")
 """Formats without wider pixels; some versions of Pillow read theirs as 32-bit integers."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -46,7 +48,7 @@ def load_image(source: ImageSource) -> Image.Image:
     Metadata that cannot be read do not matter.
 
     Args:
-        source: A file, its encoded bytes, or an (H,W,3) uint8 array.
+        source: A file, a part of one, its encoded bytes, or an (H,W,3) uint8 array.
 
     Raises:
         DataError: Missing, truncated, not a picture, of an unknown range of values, or larger
@@ -73,10 +75,11 @@ def source_of(image: AnyImage) -> ImageSource:
 
 
 @contextmanager
-def _opened(source: Path | bytes) -> Iterator[Image.Image]:
-    name = str(source) if isinstance(source, Path) else f"picture of {len(source)} bytes"
-    stream = source if isinstance(source, Path) else BytesIO(source)
+def _opened(source: Path | FilePart | bytes) -> Iterator[Image.Image]:
+    name = f"picture of {len(source)} bytes" if isinstance(source, bytes) else str(source)
     try:
+        content = source.read() if isinstance(source, FilePart) else source
+        stream = content if isinstance(content, Path) else BytesIO(content)
         with _open(stream) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{image.width} x {image.height} is over {MAX_PIXELS} pixels")
@@ -84,7 +87,7 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file") from error
     except Exception as error:  # on broken files Pillow's decoders raise errors of many kinds
-        reason = str(error).replace(repr(stream), "it")  # one picture, one reason
+        reason = UNNAMED.sub("it", str(error))  # one picture, one reason
         raise DataError(f"{name}: cannot be decoded: {reason}") from error
 
 

@@ -1,7 +1,6 @@
 """The one order of a data set's pictures, by id, and the parts that are taken of it.
 
-Every reader gives its records in :func:`id_order`, whatever order its files have. Streams (tar
-shards, tables) keep their own, since ordering them would take all of them in memory.
+Every reader gives its records in :func:`id_order`, whatever order its files have.
 """
 
 from __future__ import annotations
@@ -12,7 +11,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from intarsia.errors import ConfigError
 
@@ -33,6 +35,25 @@ def id_order(key: str) -> Key:
     return not is_number, int(key) if is_number else 0, tuple(key.split("/"))
 
 
+def order_of_ids(ids: Any) -> list[int]:
+    """The places of an Arrow column of ids in :func:`id_order`; a million take half a second.
+
+    >>> order_of_ids(pa.array(["b/1", "a10.jpg", "a9.jpg", "a/2", "100", "20", "a-b/1", "020"]))
+    [7, 5, 4, 3, 6, 1, 2, 0]
+    """
+    is_number = pc.match_substring_regex(ids, "^[0-9]+$")
+    digits = pc.if_else(is_number, pc.utf8_ltrim(ids, "0"), "")
+    columns = {
+        "is_text": pc.invert(is_number),
+        "length": pc.utf8_length(digits),  # of two numbers the longer is the greater
+        "digits": digits,
+        "text": pc.replace_substring(ids, "/", "\0"),  # a folder's end is before any letter
+    }
+    keys = [(name, "ascending") for name in columns]
+    order: list[int] = pc.sort_indices(pa.table(columns), sort_keys=keys).to_pylist()
+    return order
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Some of the pictures of a split.
@@ -42,7 +63,7 @@ class Part:
 
     By share, as in ``train[:90%]`` or ``train[90%:]``: each picture falls on a place between 0 and
     100 that its id alone decides. So it is in the same part whatever other pictures there are, in
-    every data set that gives it the same id, and in streams.
+    every data set that gives it the same id.
     """
 
     start: int | None = None

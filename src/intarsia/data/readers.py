@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +12,8 @@ from intarsia.data.flickr import flickr8k, flickr30k
 from intarsia.data.flickr_entities import flickr30k_entities
 from intarsia.data.image_folder import image_folder
 from intarsia.data.order import WHOLE, Part, parsed
-from intarsia.data.problems import Problems, distinct
+from intarsia.data.problems import Problems
+from intarsia.data.records import Records
 from intarsia.data.refcoco import refcoco
 from intarsia.data.table import read_table
 from intarsia.data.table_file import table_file
@@ -28,7 +29,7 @@ class Reader(Protocol):
 
     def __call__(
         self, root: Path, split: str, problems: Problems, part: Part = WHOLE, /
-    ) -> Iterator[Record]: ...
+    ) -> Iterable[Record]: ...
 
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 def read(
     name: str, root: Path | None = None, split: str = "train", problems: Problems | None = None
-) -> Iterator[Record]:
+) -> Records:
     """The records of a data set; what is wrong with it is told in one warning at the end.
 
     Args:
@@ -47,6 +48,9 @@ def read(
             ``train[-500:]`` by position, ``train[:90%]`` by what the ids say.
         problems: Collects the bad records and says how many are too many.
 
+    Returns:
+        The records by index; pictures are read when a record is looked at.
+
     Raises:
         ConfigError: The name or split is unknown, or a path is missing.
         DataError: The data are not there or of another format, or too many records are bad.
@@ -54,7 +58,10 @@ def read(
     split, part = parsed(split)
     place = Path(str(place_of(name, root)).replace("{split}", split))
     problems = Problems() if problems is None else problems
-    return _reported(READERS[name](place, split, problems, part), problems)
+    records = Records.of(READERS[name](place, split, problems, part))
+    if problems:
+        logger.warning(problems.summary())
+    return records
 
 
 def place_of(name: str, root: Path | None = None) -> Path:
@@ -77,19 +84,13 @@ def place_of(name: str, root: Path | None = None) -> Path:
     return root or data_root() / name
 
 
-def _reported(records: Iterator[Record], problems: Problems) -> Iterator[Record]:
-    yield from records
-    if problems:
-        logger.warning(problems.summary())
-
-
-def _scenes(_: Path, split: str, problems: Problems, part: Part = WHOLE) -> Iterator[Record]:
+def _scenes(_: Path, split: str, problems: Problems, part: Part = WHOLE) -> Records:
     from intarsia.data.scenes import SceneSet
 
     scenes = SceneSet(split)
-    return distinct(
-        (scenes[index] for index in part.of(range(len(scenes)), scenes.id_of)), problems
-    )
+    records = scenes.records().at(list(part.of(range(len(scenes)), scenes.id_of)))
+    problems.seen(len(records))
+    return records
 
 
 READERS: dict[str, Reader] = {
@@ -103,7 +104,7 @@ READERS: dict[str, Reader] = {
     "refcocog": refcoco,
     "file": lambda root, _, problems, part=WHOLE: table_file(root, problems, part),
     "webdataset": lambda root, _, problems, part=WHOLE: webdataset(root, problems, part),
-    "table": lambda root, _, problems, part=WHOLE: distinct(read_table(root, part), problems),
+    "table": lambda root, _, problems, part=WHOLE: read_table(root, problems, part),
     "image_folder": image_folder,
     "imagenet": image_folder,
     "scenes": _scenes,

@@ -6,10 +6,14 @@ and every worker can make its own part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
+import pyarrow as pa
+
+from intarsia.data.columns import KNOWN
+from intarsia.data.records import Records
 from intarsia.data.scene_grammar import vocabulary
 from intarsia.data.scene_graph import (
     COLOURS,
@@ -49,8 +53,8 @@ STICK_OUT = 4  # pixels by which each of two overlapping boxes exceeds the other
 PLACING_TRIES = 25
 
 
-def scenes(split: str = "train", num: int | None = None, *, seed: int = 0) -> Iterator[Record]:
-    """The records of :class:`SceneSet` in order."""
+def scenes(split: str = "train", num: int | None = None, *, seed: int = 0) -> Records:
+    """The records of a :class:`SceneSet`, drawn as they are asked for."""
     return SceneSet(split, num, seed=seed).records()
 
 
@@ -77,13 +81,30 @@ class SceneSet:
         return self.num
 
     def __getitem__(self, index: int) -> Record:
-        index = range(self.num)[index]
+        return self._record(range(self.num)[index], pictures=True)
+
+    def column(self, name: str) -> pa.Array:
+        """``id``, ``captions`` or ``size`` of all, nothing of which is rendered."""
+        if name == "id":
+            return pa.array([self.id_of(index) for index in range(self.num)])
+        records = (self._record(index, pictures=False) for index in range(self.num))
+        values = [getattr(record, name) for record in records]
+        return pa.array(values, KNOWN[name])
+
+    def take(self, places: Sequence[int], *, pictures: bool = True) -> list[Record]:
+        return [self._record(place, pictures=pictures) for place in places]
+
+    def digests(self, places: Sequence[int]) -> None:
+        return None
+
+    def _record(self, index: int, *, pictures: bool) -> Record:
         name = self.id_of(index)
         rng = Random(name)
         scene, captions = _draw(rng, is_novel=self.split == "compositional")
         return Record(
             id=name,
-            image=render(scene.things, scene.ground),
+            image=render(scene.things, scene.ground) if pictures else b"",
+            size=(WIDTH, WIDTH),
             captions=tuple(caption.text for caption in captions),
             regions=tuple(
                 Region(box, thing.label)
@@ -100,8 +121,8 @@ class SceneSet:
     def id_of(self, index: int) -> str:
         return f"scenes/{self.split}/{self.seed}/{index}"
 
-    def records(self) -> Iterator[Record]:
-        return (self[index] for index in range(self.num))
+    def records(self) -> Records:
+        return Records(self)
 
 
 def _draw(rng: Random, is_novel: bool) -> tuple[Scene, tuple[Caption, ...]]:

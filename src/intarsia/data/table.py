@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -15,42 +16,24 @@ import lance
 import numpy as np
 import pyarrow as pa
 
+from intarsia.data.columns import KNOWN, columns_of, record_of
 from intarsia.data.images import load_image
-from intarsia.data.order import WHOLE, Part
+from intarsia.data.order import WHOLE, Part, order_of_ids
 from intarsia.data.problems import Problems
+from intarsia.data.records import Records
 from intarsia.errors import DataError
 from intarsia.runtime import chunks
-from intarsia.types import Negative, Phrase, Record, Region
+from intarsia.types import FilePart, Record
 
-VERSION = "1"
+VERSION = "2"
 VERSION_KEY = "intarsia.table"
 BATCH = 64  # records; bounds the memory of pictures held at once
 
 SCHEMA = pa.schema(
-    {
-        "id": pa.string(),
-        "image": pa.large_binary(),
-        "captions": pa.list_(pa.string()),
-        "regions": pa.list_(
-            pa.struct(
-                {"box": pa.list_(pa.float64(), 4), "label": pa.string(), "score": pa.float64()}
-            )
-        ),
-        "phrases": pa.list_(
-            pa.struct(
-                {
-                    "caption": pa.int32(),
-                    "span": pa.list_(pa.int32(), 2),
-                    "regions": pa.list_(pa.int32()),
-                }
-            )
-        ),
-        "negatives": pa.list_(
-            pa.struct({"caption": pa.int32(), "kind": pa.string(), "text": pa.string()})
-        ),
-    },
+    KNOWN | {"image": pa.large_binary(), "digest": pa.binary(32)},
     metadata={VERSION_KEY: VERSION},
 )
+"""``digest`` is the SHA-256 of ``image``, the bytes of its file."""
 
 
 def write_table(path: Path, records: Iterable[Record], problems: Problems) -> int:
@@ -77,13 +60,33 @@ def write_table(path: Path, records: Iterable[Record], problems: Problems) -> in
     return batches.num_written
 
 
-class RecordTable:
-    """A table by index; each process that a copy is pickled to opens it at first use.
+def read_table(path: Path, problems: Problems, part: Part = WHOLE) -> Records:
+    """The records of a part of a table, in the order of their ids.
 
-    Lance runs threads, so loaders with workers must use ``spawn`` or ``forkserver``.
+    Only the ids are read; a picture is, when its record is asked for.
 
     Raises:
-        DataError: At first use: ``path`` is not a table, or one of another version.
+        DataError: ``path`` is not a table, or one of another version.
+    """
+    rows = TableRows(path)
+    ids = rows.column("id").to_pylist()
+    problems.seen(len(ids))
+    places: list[int] = []
+    last = None
+    for place in part.of(order_of_ids(rows.column("id")), lambda place: ids[place]):
+        if ids[place] == last:
+            problems.add(path, "id", f"{last!r} is used twice")
+            continue
+        last = ids[place]
+        places.append(place)
+    is_all = places == list(range(len(ids)))
+    return Records(rows, None if is_all else np.array(places, dtype=np.int64))
+
+
+class TableRows:
+    """The rows of a table, as they were written; each process opens it at first use.
+
+    Lance runs threads, so loaders with workers must use ``spawn`` or ``forkserver``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,13 +95,19 @@ class RecordTable:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> Record:
-        return self.__getitems__([index])[0]
+    def column(self, name: str) -> Any:
+        return self._dataset.to_table(columns=[name])[name]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Record]:
-        """Many records in one read; torch's DataLoader calls this with the indices of a batch."""
-        rows = [range(len(self))[index] for index in indices]
-        return [_record(row) for row in self._dataset.take(rows).to_pylist()]
+    def take(self, places: Sequence[int], *, pictures: bool = True) -> list[Record]:
+        wanted = [*KNOWN, "image"] if pictures else list(KNOWN)
+        rows = self._dataset.take(list(places), columns=wanted).to_pylist()
+        return [record_of(row, row.get("image", b"")) for row in rows]
+
+    def digests(self, places: Sequence[int]) -> list[bytes]:
+        found: list[bytes] = self._dataset.take(list(places), columns=["digest"])[
+            "digest"
+        ].to_pylist()
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}
@@ -112,20 +121,6 @@ class RecordTable:
         return int(self._dataset.count_rows())
 
 
-def read_table(path: Path, part: Part = WHOLE) -> Iterator[Record]:
-    """The records of a part of a table, in the order in which they were written.
-
-    That is the order of their ids where a reader of this package wrote them; another would take
-    the pictures from all over the file. Parts by share depend on ids alone, not on the order.
-
-    Raises:
-        DataError: ``path`` is not a table, or one of another version.
-    """
-    batches = _open(path).to_batches(batch_size=BATCH)
-    rows = (row for batch in batches for row in batch.to_pylist())
-    yield from map(_record, part.of(rows, lambda row: str(row["id"])))
-
-
 class _Batches:
     """Records -> Arrow batches; keeps the error that ends them, which Arrow would turn to text."""
 
@@ -136,35 +131,41 @@ class _Batches:
 
     def __iter__(self) -> Iterator[Any]:
         try:
-            for batch in chunks(self._rows(), BATCH):
-                self.num_written += len(batch)
-                yield pa.RecordBatch.from_pylist(batch, schema=SCHEMA)
+            for some in chunks(self._stored(), BATCH):
+                self.num_written += len(some)
+                records, images = zip(*some, strict=True)
+                digests = [hashlib.sha256(image).digest() for image in images]
+                columns = columns_of(records) | {"image": images, "digest": digests}
+                yield pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
         except BaseException as error:
             self.error = error
             raise
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        seen_before, taken = self.problems.num_seen, 0
+    def _stored(self) -> Iterator[tuple[Record, bytes]]:
+        """The records with their sizes, and their pictures' bytes."""
+        taken = 0
         for record in self.records:
             taken += 1
             try:
-                yield asdict(replace(record, image=_encoded(record)))
+                image, size = _encoded(record)
+                yield replace(record, size=size), image
             except DataError as error:
                 source = record.image if isinstance(record.image, Path) else record.id
                 self.problems.add(source, "image", str(error))
-        counted_by_reader = self.problems.num_seen - seen_before
-        self.problems.seen(max(0, taken - counted_by_reader))
+        self.problems.expect(taken)
 
 
-def _encoded(record: Record) -> bytes:
+def _encoded(record: Record) -> tuple[bytes, tuple[int, int]]:
+    """A picture's bytes, and its size as shown."""
     picture = load_image(record.image)
-    if isinstance(record.image, Path):
-        return record.image.read_bytes()
     if isinstance(record.image, np.ndarray):
         buffer = BytesIO()
         picture.save(buffer, "PNG")
-        return buffer.getvalue()
-    return record.image
+        return buffer.getvalue(), picture.size
+    if isinstance(record.image, bytes):
+        return record.image, picture.size
+    part = record.image
+    return part.read() if isinstance(part, FilePart) else part.read_bytes(), picture.size
 
 
 def _open(path: Path) -> Any:
@@ -174,18 +175,7 @@ def _open(path: Path) -> Any:
         raise DataError(f"{path}: not a table: {error}") from error
     version = (dataset.schema.metadata or {}).get(VERSION_KEY.encode(), b"none").decode()
     if version != VERSION:
-        raise DataError(f"{path}: table version {version!r}, this intarsia reads {VERSION!r}")
+        raise DataError(
+            f"{path}: table version {version!r}, this intarsia reads {VERSION!r}: import it again"
+        )
     return dataset
-
-
-def _record(row: dict[str, Any]) -> Record:
-    return Record(
-        id=row["id"],
-        image=row["image"],
-        captions=tuple(row["captions"]),
-        regions=tuple(Region(tuple(r["box"]), r["label"], r["score"]) for r in row["regions"]),
-        phrases=tuple(
-            Phrase(p["caption"], tuple(p["span"]), tuple(p["regions"])) for p in row["phrases"]
-        ),
-        negatives=tuple(Negative(**negative) for negative in row["negatives"]),
-    )

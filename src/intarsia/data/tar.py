@@ -12,28 +12,27 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from intarsia.data.order import WHOLE, Part
+from intarsia.data.order import WHOLE, Part, ordered
 from intarsia.data.paths import is_hidden
 from intarsia.data.problems import Problems, screened
 from intarsia.errors import DataError
-from intarsia.types import Record
+from intarsia.types import FilePart, Record
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 KEY_AND_EXTENSION = re.compile(r"(?:\./)?((?:.*/)?[^./]+)\.([^/]+)")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
-Member = tuple[str, str, bytes]  # key, extension, content
+Member = tuple[str, str, bytes | FilePart]  # key, extension, content or where it lies
 
 
 def webdataset(pattern: str | Path, problems: Problems, part: Part = WHOLE) -> Iterator[Record]:
-    """Records of tar shards, read in the order of the shards and their members, without unpacking.
+    """Records of tar shards, without unpacking: pictures stay where they lie in a shard.
 
-    The order of ids would take all pictures in memory; ids are distinct, and parts by share, as
-    ``[:90%]``, depend on them alone.
+    Those of a compressed shard, where nothing can be found by its place, are held in memory.
 
     A sample is the run of members with the same name up to its first dot: a picture (jpg, jpeg, png
     or webp) with ``txt`` and / or ``json`` (``caption`` or ``captions``); other members and hidden
-    files are ignored. The id is ``<shard stem>/<key>``; the pictures stay encoded.
+    files are ignored. The id is ``<shard stem>/<key>``; which is what records are ordered by.
 
     Args:
         pattern: A path with ``{000..012}`` ranges or ``*``, ``?``, ``[...]``. What exists is taken
@@ -44,7 +43,7 @@ def webdataset(pattern: str | Path, problems: Problems, part: Part = WHOLE) -> I
     """
     shards = _expand(str(pattern))
     records = (record for shard in shards for record in _records(shard, problems))
-    yield from screened(part.of(records, lambda record: record.id), problems)
+    yield from screened(ordered(records, lambda record: record.id, part), problems)
 
 
 class _Header(tarfile.TarInfo):
@@ -104,21 +103,43 @@ def _members(shard: Path, problems: Problems) -> Iterator[Member]:
     """The files of a shard; one cut short is a problem, for its samples so far are good."""
     opened = False
     try:
-        with tarfile.open(shard, "r|*", tarinfo=_Header) as archive:
-            opened = True
+        archive, by_place = _open(shard)
+        opened = True
+        with archive:
             for member in archive:
                 is_visible = not is_hidden(PurePosixPath(member.name))
                 match = KEY_AND_EXTENSION.fullmatch(member.name) if is_visible else None
-                content = archive.extractfile(member) if match else None
-                if match and content:
-                    yield match[1], match[2].lower(), content.read()
+                if match and member.isreg():
+                    yield match[1], match[2].lower(), _content(archive, member, shard, by_place)
     except (tarfile.TarError, EOFError, OSError) as error:
         if not opened:
             raise DataError(f"{shard}: not a readable tar file: {error}") from error
         problems.add(shard, "shard", f"cut short, the rest of it is lost: {error}")
 
 
-def _captions(sample: dict[str, bytes], where: str, problems: Problems) -> tuple[str, ...]:
+def _open(shard: Path) -> tuple[tarfile.TarFile, bool]:
+    """Where the shard is not compressed, its members can be found by their place; else a stream."""
+    try:
+        return tarfile.open(shard, "r:", tarinfo=_Header), True
+    except tarfile.ReadError:
+        return tarfile.open(shard, "r|*", tarinfo=_Header), False
+
+
+def _content(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, shard: Path, by_place: bool
+) -> bytes | FilePart:
+    """Of a picture where it lies, if it can be found there again; of all else what it is."""
+    is_picture = PurePosixPath(member.name).suffix[1:].lower() in IMAGE_EXTENSIONS
+    if is_picture and by_place and not member.issparse():
+        if member.offset_data + member.size > shard.stat().st_size:
+            raise EOFError("unexpected end of data")
+        return FilePart(shard, member.offset_data, member.size)
+    content = archive.extractfile(member)
+    assert content is not None
+    return content.read()
+
+
+def _captions(sample: dict[str, Any], where: str, problems: Problems) -> tuple[str, ...]:
     captions: list[Any] = []
     try:
         if "txt" in sample:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -12,22 +12,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from intarsia.backbones.base import Backbone
 from intarsia.data.images import AnyImage, picture, source_of
 from intarsia.data.problems import Problems
-from intarsia.encode.component_pairs import image_features, text_features
-from intarsia.encode.components import ComponentSpec, ComponentStore, ImageParts
+from intarsia.data.records import Records
+from intarsia.encode.component_pairs import (
+    image_features,
+    image_rows,
+    read_components,
+    see_components,
+    text_features,
+    text_rows,
+)
+from intarsia.encode.components import Components, ComponentSpec
 from intarsia.encode.inputs import BLANK, Picture, Pictures, Texts, pictures_of, texts_of
 from intarsia.encode.modes import Asked
+from intarsia.encode.store import Store
+from intarsia.encode.towers import Towers
 from intarsia.errors import ConfigError, CutTextWarning, DataError
 from intarsia.methods import Method
 from intarsia.ops.similarity import pairwise_scores
-from intarsia.runtime import chunks
+from intarsia.runtime import chunks, in_threads, quietly
 from intarsia.types import Box, Dense, Embeddings, Features, Record, Region, TokenBatch
 
 MISSING: Any = object()
+IMAGES_AT_ONCE = 128
 
 
 class Encoder(nn.Module):
@@ -52,11 +64,13 @@ class Encoder(nn.Module):
         self.backbone, self.method, self.component_spec = backbone, method, components
         self.dense: Dense | None = dense if "patches" in method.needs else None
         self.cache: Path | None = None
+        self.compiled = False
         self._patches: Dense = dense
         self._asked = Asked()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "components"}
+        made = ("components", "store", "towers")
+        return {name: value for name, value in self.__dict__.items() if name not in made}
 
     @property
     def device(self) -> torch.device:
@@ -67,10 +81,23 @@ class Encoder(nn.Module):
         return self._asked(self)
 
     @cached_property
-    def components(self) -> ComponentStore:
-        """Where components are found and embedded; kept in the folder ``cache`` if that is set."""
-        folder = None if self.cache is None else self.cache / "components"
-        return ComponentStore(self.backbone, self.component_spec, folder)
+    def towers(self) -> Towers:
+        """The backbone's towers; compiled where ``compiled`` was set before they were asked."""
+        return Towers(self.backbone, compiled=self.compiled)
+
+    @cached_property
+    def components(self) -> Components:
+        """Finds components; what it finds is kept in the folder ``cache`` if that is set."""
+        return Components(self.component_spec, self.cache and self.cache / "components")
+
+    @cached_property
+    def store(self) -> Store:
+        """Where vectors of components are kept, in the folder ``cache``."""
+        return Store(self.cache and self.cache / "vectors", self.backbone.fingerprint())
+
+    def _kept(self) -> Store:
+        """The store, or one for this call alone: without a ``cache`` nothing is kept."""
+        return Store(None, "") if self.cache is None else self.store
 
     @property
     def matches_components(self) -> bool:
@@ -92,14 +119,25 @@ class Encoder(nn.Module):
             patches: also for methods that need none.
             whole: scale the whole picture to a square, where the transform would cut one out.
         """
-        transform = self.backbone.transform
-        prepare = transform.squashed() if whole else self.backbone.preprocess
-        pixels = [prepare(picture(image)) for image in pictures_of(images)]
-        dense = self._patches if patches else self.dense
-        given = torch.stack(pixels or [prepare(picture(BLANK))]).to(self.device)
-        with self.asked():
-            found = self._for_method(self.backbone.encode_image(given, dense=dense))
+        prepare = self._prepare(whole)
+        pixels = list(self._pixels(images, whole))
+        given = torch.stack(pixels or [prepare(picture(BLANK))])
+        found = self._see(given, self._patches if patches else self.dense)
         return found if pixels else found.rows(slice(0))
+
+    def _prepare(self, whole: bool) -> Callable[[Image.Image], Tensor]:
+        return self.backbone.transform.squashed() if whole else self.backbone.preprocess
+
+    def _pixels(self, images: Pictures, whole: bool = False) -> Iterator[Tensor]:
+        """Each picture's (3,S,S), decoded ahead in threads."""
+        prepare = self._prepare(whole)
+        return in_threads(lambda image: prepare(picture(image)), pictures_of(images))
+
+    def _see(self, pixels: Tensor, dense: Dense | None) -> Features:
+        """What the backbone gives for (B,3,S,S) pixels."""
+        with self.asked():
+            states = self.towers.images(pixels, dense=dense)
+            return self._for_method(self.backbone.project(states))
 
     @torch.no_grad()
     def text_features(self, texts: Texts) -> Features:
@@ -140,13 +178,13 @@ class Encoder(nn.Module):
         """
         if regions is not None and not self.takes_regions:
             raise ConfigError(self._no_regions())
-        fast = 256 if self.matches_components else self.backbone.images_at_once
-        size, given = _checked(fast if batch_size is None else batch_size), pictures_of(images)
-        with self.asked():
+        size = _checked(IMAGES_AT_ONCE if batch_size is None else batch_size)
+        with self.asked(), quietly():
             if self.matches_components:
-                parts = self._component_images(given, regions, size)
+                parts = self._component_images(pictures_of(images), regions, size)
             else:
-                parts = [self._encode_image(self.image_features(x)) for x in chunks(given, size)]
+                batches = map(torch.stack, chunks(self._pixels(images), size))
+                parts = [self._encode_image(self._see(x, self.dense)) for x in batches]
             if not parts:
                 return self.encode_images(BLANK).rows(slice(0))
         return Embeddings.concatenate(parts)
@@ -166,17 +204,22 @@ class Encoder(nn.Module):
         regions: Iterable[Sequence[Region]] | None,
         batch_size: int,
     ) -> list[Embeddings]:
-        found: list[ImageParts | None] = []
+        parts: list[Embeddings] = []
         with self.components.lock:
             for some in chunks(_records(images, regions), batch_size):
-                found += self.components.find(some, Problems(0.0))
-            features = image_features(
-                self.components,
-                [part for part in found if part is not None],
-                roles="roles" in self.method.needs,
-                batch_size=batch_size,
-            )
-            return [self._encode_image(some) for some in features]
+                records, store = Records.of(some), self._kept()
+                seen = see_components(self.components, records, self.towers, store, Problems(0.0))
+                found = [part for part in seen if part is not None]
+                rows = image_rows(store, self.backbone, self.components, found)
+                features = image_features(
+                    rows, self.device, roles=self._takes_roles, batch_size=batch_size
+                )
+                parts += map(self._encode_image, features)
+        return parts
+
+    @property
+    def _takes_roles(self) -> bool:
+        return "roles" in self.method.needs
 
     @torch.no_grad()
     def encode_texts(self, texts: Texts, *, batch_size: int = 256) -> Embeddings:
@@ -190,7 +233,7 @@ class Encoder(nn.Module):
             batch_size: texts at a time.
         """
         size, given = _checked(batch_size), texts_of(texts)
-        with self.asked():
+        with self.asked(), quietly():
             if self.matches_components:
                 parts = self._component_texts(list(given), size)
             else:
@@ -207,12 +250,12 @@ class Encoder(nn.Module):
         return replace(found, cut=tokens.cut).cpu()
 
     def _component_texts(self, texts: list[str], batch_size: int) -> list[Embeddings]:
+        store = self._kept()
         with self.components.lock:
+            found = read_components(self.components, texts, self.towers, store)
+            rows = text_rows(store, self.backbone, self.components, found)
             features = text_features(
-                self.components,
-                self.components.add_texts(texts),
-                roles="roles" in self.method.needs,
-                batch_size=batch_size,
+                rows, self.device, roles=self._takes_roles, batch_size=batch_size
             )
             return [
                 replace(self.method.encode_text(part), cut=self.backbone.tokenize(some).cut).cpu()

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from intarsia.data.images import AnyImage
+from intarsia.data.images import AnyImage, as_shown
 from intarsia.errors import DataError
 
 Picture = AnyImage | Tensor
@@ -47,6 +48,8 @@ def texts_of(texts: Texts) -> Iterator[str]:
 def _picture(image: Any) -> AnyImage:
     if isinstance(image, Tensor):
         return _array(image)
+    if isinstance(image, Image.Image):
+        return as_shown(image)  # here, since two threads must not load one picture
     if not isinstance(image, AnyImage):
         raise DataError(
             f"{_described(image)} is no picture: give a path, the bytes of a file, a PIL image, "

@@ -1,82 +1,108 @@
-"""The known (region, phrase) pairs of a data set, as tensors beside its captions."""
+"""The known (region, phrase) pairs of some captions, as tensors beside them."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from intarsia.backbones.base import Backbone, ImageTransform
+from intarsia.backbones.base import ImageTransform, Tokenizer
 from intarsia.data.images import image_size
+from intarsia.encode.views import key_of
 from intarsia.errors import DataError
 from intarsia.types import Box, Links, Record, Span, TokenBatch
 
-logger = logging.getLogger(__name__)
-
 MAX_LINKS = 10  # a caption
 MIN_VISIBLE = 0.25  # share of a box that must survive the crop to the backbone's input
-PHRASES_AT_ONCE = 16_384
 
 Row = list[tuple[Box, Span, str]]
+Captioned = tuple[Record, int]
+"""A record, and which of its captions."""
 
 
-def links_of(
-    records: Sequence[Record], backbone: Backbone, tokens: TokenBatch, *, phrases: bool = False
-) -> Links:
-    """Links of every caption of ``records``, in order; up to ``MAX_LINKS`` each.
+@dataclass(frozen=True)
+class Linker:
+    """Makes the links of captions, up to ``MAX_LINKS`` each.
 
-    A link is left out where its region was cropped away or its phrase lies beyond the context;
-    how many is logged.
+    A link is left out where its region was cropped away or its phrase lies beyond the context.
 
     Args:
-        records: with regions and phrases.
-        backbone: whose transform the boxes follow.
-        tokens: of all captions in order.
-        phrases: tokenise each phrase as a text of its own, too.
+        transform: of the backbone; the boxes follow it.
+        tokenizer: where each phrase is to be tokenised as a text of its own, too.
     """
-    rows = [row for record in records for row in _rows(record, backbone.transform)]
-    most = max(1, min(MAX_LINKS, max(map(len, rows), default=0)))
-    kept = [row[:most] for row in rows]
-    boxes = torch.zeros(len(rows), most, 4)
-    words = torch.zeros(len(rows), most, 2, dtype=torch.long)
-    labels = torch.zeros(len(rows), most, dtype=torch.long)
-    mask = torch.zeros(len(rows), most, dtype=torch.bool)
-    caption = torch.tensor([i for i, row in enumerate(kept) for _ in row], dtype=torch.long)
-    place = torch.tensor([k for row in kept for k in range(len(row))], dtype=torch.long)
-    numbers: dict[str, int] = {"": 0}  # the label of what is no link
-    if len(caption):
+
+    transform: ImageTransform
+    tokenizer: Tokenizer | None = None
+
+    def __call__(self, captions: Sequence[Captioned], tokens: TokenBatch) -> Links:
+        """Links of B captions, of which ``tokens`` are those."""
+        rows = [_row(record, which, self.transform) for record, which in captions]
+        most = max(1, min(MAX_LINKS, max(map(len, rows), default=0)))
+        kept = [row[:most] for row in rows]
+        boxes = torch.zeros(len(rows), most, 4)
+        words = torch.zeros(len(rows), most, 2, dtype=torch.long)
+        labels = torch.zeros(len(rows), most, dtype=torch.long)
+        mask = torch.zeros(len(rows), most, dtype=torch.bool)
+        caption = torch.tensor([i for i, row in enumerate(kept) for _ in row], dtype=torch.long)
+        place = torch.tensor([k for row in kept for k in range(len(row))], dtype=torch.long)
         found = [link for row in kept for link in row]
-        spans = torch.tensor([span for _, span, _ in found])
-        boxes[caption, place] = torch.tensor([box for box, _, _ in found])
-        words[caption, place] = word_ranges(tokens, caption, spans)
-        labels[caption, place] = torch.tensor(
-            [numbers.setdefault(text, len(numbers)) for _, _, text in found]
-        )
-        mask[caption, place] = words[caption, place, 1] > 0
-    known = sum(len(p.regions) for record in records for p in record.phrases)
-    logger.info("%d of %d links of phrases to regions are usable", int(mask.sum()), known)
-    alone = backbone.tokenize(list(numbers)).rows(labels) if phrases else None
-    return Links(boxes, words, labels, mask, alone)
+        if found:
+            spans = torch.tensor([span for _, span, _ in found])
+            boxes[caption, place] = torch.tensor([box for box, _, _ in found])
+            words[caption, place] = word_ranges(tokens, caption, spans)
+            labels[caption, place] = torch.tensor([label_of(text) for _, _, text in found])
+            mask[caption, place] = words[caption, place, 1] > 0
+        alone = None if self.tokenizer is None else self._alone(found, caption, place, mask.shape)
+        return Links(boxes, words, labels, mask, alone)
+
+    def _alone(self, found: Row, caption: Tensor, place: Tensor, shape: torch.Size) -> TokenBatch:
+        """(B,P,N) the phrases as texts of their own; blank where there is no link."""
+        assert self.tokenizer is not None
+        numbers = {"": 0}
+        which = torch.zeros(shape, dtype=torch.long)
+        if found:
+            told = [numbers.setdefault(text, len(numbers)) for _, _, text in found]
+            which[caption, place] = torch.tensor(told)
+        return self.tokenizer(list(numbers)).rows(which)
 
 
-def _rows(record: Record, transform: ImageTransform) -> list[Row]:
-    """A row of links a caption."""
-    rows: list[Row] = [[] for _ in record.captions]
-    if not record.phrases:
-        return rows
+def label_of(phrase: str) -> int:
+    """A number for a phrase's words, the same in every batch and process; 0 is none's."""
+    return int.from_bytes(key_of(phrase)[:8], "little") >> 1 or 1
+
+
+def num_usable(
+    captions: Sequence[Captioned], tokens: TokenBatch, linker: Linker
+) -> tuple[int, int]:
+    """How many links there are, and how many that people drew."""
+    known = sum(
+        len(phrase.regions)
+        for record, which in captions
+        for phrase in record.phrases
+        if phrase.caption == which
+    )
+    return int(linker(captions, tokens).mask.sum()), known
+
+
+def _row(record: Record, which: int, transform: ImageTransform) -> Row:
+    """The links of one caption of a record."""
+    phrases = [phrase for phrase in record.phrases if phrase.caption == which and phrase.regions]
+    if not phrases:
+        return []
     try:
-        size = image_size(record.image)
+        size = record.size or image_size(record.image)
     except DataError:
-        return rows  # whoever reads the picture reports it
+        return []  # whoever reads the picture reports it
     boxes = transform.boxes([region.box for region in record.regions], size)
-    for phrase in record.phrases:
+    found: Row = []
+    for phrase in phrases:
         for index in phrase.regions:
             box = _clipped(boxes[index], transform.size)
             if box is not None:
-                rows[phrase.caption].append((box, phrase.span, record.phrase_text(phrase).lower()))
-    return rows
+                found.append((box, phrase.span, record.phrase_text(phrase).lower()))
+    return found
 
 
 def _clipped(box: Box, size: int) -> Box | None:
@@ -89,13 +115,8 @@ def _clipped(box: Box, size: int) -> Box | None:
 
 def word_ranges(tokens: TokenBatch, caption: Tensor, spans: Tensor) -> Tensor:
     """(P,2) first and last + 1 real token that each span touches; (0, 0) where none does."""
-    parts = []
-    for rows, some in zip(
-        caption.split(PHRASES_AT_ONCE), spans.split(PHRASES_AT_ONCE), strict=True
-    ):
-        mask, offsets = tokens.mask[rows], tokens.offsets[rows]
-        inside = (offsets[..., 0] < some[:, 1:]) & (offsets[..., 1] > some[:, :1]) & mask
-        before = (mask & (inside.cumsum(1) == 0)).sum(1)
-        count = inside.sum(1)
-        parts.append(torch.stack([before, before + count], 1) * (count > 0)[:, None])
-    return torch.cat(parts)
+    mask, offsets = tokens.mask[caption], tokens.offsets[caption]
+    inside = (offsets[..., 0] < spans[:, 1:]) & (offsets[..., 1] > spans[:, :1]) & mask
+    before = (mask & (inside.cumsum(1) == 0)).sum(1)
+    count = inside.sum(1)
+    return torch.stack([before, before + count], 1) * (count > 0)[:, None]

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from intarsia.backbones.base import Backbone, ImageTransform
+from intarsia.backbones.base import Backbone
 from intarsia.data.images import load_image
 from intarsia.data.problems import Problems
-from intarsia.encode.links import links_of
+from intarsia.data.records import Records
+from intarsia.encode.links import Captioned, Linker, num_usable
+from intarsia.encode.loader import Looks, load
+from intarsia.encode.views import WHOLE
 from intarsia.errors import DataError
-from intarsia.runtime import progress
-from intarsia.types import Batch, Links, Record, TokenBatch
+from intarsia.runtime import bar
+from intarsia.types import Batch, Record, TokenBatch
+
+logger = logging.getLogger(__name__)
 
 IN_MEMORY_BYTES = 4 * 2**30
+VIEWS_AT_ONCE = 256
+LOOKED_AT = 256  # records, to tell how many of the links can be used
 SIDED = re.compile(r"\b(?:top|bottom|upper|lower)?(?:left|right)", re.IGNORECASE)
 
 
@@ -38,13 +48,15 @@ class Pairs(Protocol):
 class PairIndex:
     """Which record each pair comes from: every caption of every record whose picture is readable.
 
-    ``pictures`` (T,) is the record of each caption, ``order`` the captions that make up the pairs.
+    ``pictures`` (T,) is the record of each caption, ``first`` (I,) the first caption of each
+    record, ``order`` the captions that make up the pairs.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        counts = torch.tensor([len(record.captions) for record in records])
-        self.ids = [record.id for record in records]
+    def __init__(self, records: Records) -> None:
+        counts = torch.from_numpy(records.num_captions)
+        self.records = records
         self.pictures = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        self.first = counts.cumsum(0) - counts
         self.order = torch.arange(len(self.pictures))
 
     def keep(self, readable: Tensor) -> None:
@@ -55,18 +67,64 @@ class PairIndex:
         return len(self.order)
 
     def record_id(self, pair: int) -> str:
-        return self.ids[int(self.pictures[self.order[pair]])]
+        return self.records.id_of(int(self.pictures[self.order[pair]]))
 
 
-class LivePairs(PairIndex, Dataset[Batch]):
+class LinkedPairs(PairIndex):
+    """Pairs that may know which phrase of a caption speaks of which region.
+
+    Args:
+        records: of the pairs.
+        backbone: whose transform boxes follow.
+        links: whether batches hold the known (region, phrase) pairs.
+        phrases: with those, the tokens of each phrase alone.
+    """
+
+    def __init__(
+        self, records: Records, backbone: Backbone, *, links: bool = False, phrases: bool = False
+    ) -> None:
+        super().__init__(records)
+        self.tokenizer = backbone.tokenizer
+        self.linked: Records = records
+        self.linker: Linker | None = None
+        if links:
+            self.linker = Linker(backbone.transform, self.tokenizer if phrases else None)
+            self._tell_usable(self.linker)
+
+    def relink(self, records: Records) -> None:
+        """Take the links from ``records``, which are these with other regions or phrases."""
+        self.linked = records
+
+    def captioned(self, rows: Tensor) -> list[Captioned]:
+        """The records of some captions, and which of theirs each is; pictures may lack."""
+        pictures = self.pictures[rows]
+        records = self.linked.without_pictures(pictures.tolist())
+        return list(zip(records, (rows - self.first[pictures]).tolist(), strict=True))
+
+    def tokens_of(self, rows: Tensor) -> TokenBatch:
+        """The tokens of some captions."""
+        return self.tokenizer(self.records.captions_at(rows.numpy()))
+
+    def _tell_usable(self, linker: Linker) -> None:
+        rows = torch.arange(len(self.pictures))[self.pictures < LOOKED_AT]
+        captions = self.captioned(rows)
+        texts = [record.captions[which] for record, which in captions]
+        if texts:
+            usable, known = num_usable(captions, self.tokenizer(texts), linker)
+            logger.info(
+                "%d of the %d links of phrases to regions in the first %d records are usable",
+                *(usable, known, min(LOOKED_AT, len(self.records))),
+            )
+
+
+class LivePairs(LinkedPairs, Dataset[Batch]):
     """Pairs for a backbone that runs (and perhaps trains) at every step.
 
-    Captions are tokenised once; a batch is as wide as its longest, unless the backbone pads every
-    text to its whole context, as it was trained. Pictures are decoded once and kept as uint8 pixels
-    where they fit into ``IN_MEMORY_BYTES``, else at every visit, in the data loader's workers. A
-    picture that cannot be read is reported; its pairs are left out when pictures are kept, and
-    replaced by the next readable pair otherwise. With ``links`` its batches hold the known
-    (region, phrase) pairs, with ``phrases`` also the tokens of each phrase alone.
+    Captions are tokenised as their batches are made; a batch is as wide as its longest, unless the
+    backbone pads every text to its whole context, as it was trained. Pictures are decoded once and
+    kept as uint8 pixels where they fit into ``IN_MEMORY_BYTES``, else at every visit, in the data
+    loader's workers. A picture that cannot be read is reported; its pairs are left out when
+    pictures are kept, and replaced by the next readable pair otherwise.
 
     Numbers from ``len(self)`` on are the same pairs once more, mirrored: picture and boxes. A
     picture any of whose captions has a word that begins with left or right (or topleft and the
@@ -83,36 +141,30 @@ class LivePairs(PairIndex, Dataset[Batch]):
         phrases: bool = False,
     ) -> None:
         problems = Problems() if problems is None else problems
-        self.transform: ImageTransform = backbone.transform
-        super().__init__(records)
-        captions = [caption for record in records for caption in record.captions]
-        if not captions:
+        super().__init__(Records.of(records), backbone, links=links, phrases=phrases)
+        self.transform = backbone.transform
+        if not len(self.pictures):
             raise DataError("the data set has no caption to train on")
-        self.mirrors = torch.tensor([not any(map(SIDED.search, r.captions)) for r in records])
-        self.tokens: TokenBatch = backbone.tokenize(captions)
-        self.trims = backbone.tokenize(["a"]).ids.shape[1] < backbone.dims.context
-        self.links: Links | None = None
-        if links:
-            self.links = links_of(records, backbone, self.tokens, phrases=phrases)
-        self.records: Sequence[Record] | None = records
+        self.trims = self.tokenizer(["a"]).ids.shape[1] < backbone.dims.context
         self.pixels: Tensor | None = None
         problems.expect(len(records))
-        if len(self.ids) * 3 * self.transform.size**2 <= IN_MEMORY_BYTES:
-            self._keep_pixels(records, problems)
+        if len(records) * 3 * self.transform.size**2 <= IN_MEMORY_BYTES:
+            self._keep_pixels(next(backbone.parameters()).device, problems)
 
-    def _keep_pixels(self, records: Sequence[Record], problems: Problems) -> None:
+    def _keep_pixels(self, device: torch.device, problems: Problems) -> None:
         size = self.transform.size
-        self.pixels = torch.empty(len(records), 3, size, size, dtype=torch.uint8)
-        readable = torch.ones(len(records), dtype=torch.bool)
-        for index, record in enumerate(progress(records, "reading pictures")):
-            try:
-                self.pixels[index] = self.transform(load_image(record.image))
-            except DataError as error:
-                readable[index] = False
-                problems.add(record.id, "image", str(error))
-                problems.check()
+        self.pixels = torch.empty(len(self.records), 3, size, size, dtype=torch.uint8)
+        readable = torch.zeros(len(self.records), dtype=torch.bool)
+        looks = Looks(self.records, [[WHOLE]] * len(self.records))
+        with bar(len(self.records), "reading pictures") as advance:
+            for seen in load(looks, self.transform, batch_size=VIEWS_AT_ONCE, device=device):
+                self.pixels[seen.records] = seen.pixels
+                readable[seen.records] = True
+                for index, reason in seen.problems:
+                    problems.add(self.records.id_of(index), "image", reason)
+                    problems.check()
+                advance(len(seen.records) + len(seen.problems))
         self.keep(readable)
-        self.records = None
 
     def __getitem__(self, pairs: Sequence[int]) -> Batch:
         index = torch.as_tensor(pairs)
@@ -124,21 +176,39 @@ class LivePairs(PairIndex, Dataset[Batch]):
             pixels = self.pixels[self.pictures[self.order[index]]]
         rows = self.order[index]
         pictures = self.pictures[rows]
-        links = None if self.links is None else self.links.rows(rows)
-        tokens = self.tokens.rows(rows)
-        tokens = tokens.trimmed() if self.trims else tokens
-        batch = Batch(index, pictures, pixels, tokens, links=links)
-        return replace(mirror(batch, mirrored & self.mirrors[pictures]), problems=problems)
+        tokens = self._tokens(rows)
+        links = None if self.linker is None else self.linker(self.captioned(rows), tokens)
+        batch = Batch(index, pictures, pixels, tokens, links=links, problems=problems)
+        if not mirrored.any():
+            return batch
+        may = torch.tensor([self._may_be_mirrored(i) for i in pictures.tolist()])
+        return mirror(batch, mirrored & may)
+
+    def _tokens(self, rows: Tensor) -> TokenBatch:
+        tokens = self.tokens_of(rows)
+        return tokens.trimmed() if self.trims else tokens
+
+    def _may_be_mirrored(self, picture: int) -> bool:
+        first = int(self.first[picture])
+        own = np.arange(first, first + int(self._num_captions[picture]))
+        return not any(map(SIDED.search, self.records.captions_at(own)))
+
+    @cached_property
+    def _num_captions(self) -> Tensor:
+        return torch.bincount(self.pictures, minlength=len(self.records))
 
     def _decode(self, pairs: Tensor) -> tuple[Tensor, Tensor, tuple[tuple[str, str], ...]]:
-        assert self.records is not None
+        """The pairs, their pixels, and what could not be read; the next readable pair instead."""
+        wanted = self.pictures[self.order[pairs]].tolist()
+        records = dict(zip(wanted, self.records.__getitems__(wanted), strict=True))
         found: list[int] = []
         pixels: list[Tensor] = []
         problems: list[tuple[str, str]] = []
         for pair in pairs.tolist():
             for candidate in range(pair, pair + len(self)):
                 candidate %= len(self)
-                record = self.records[int(self.pictures[self.order[candidate]])]
+                picture = int(self.pictures[self.order[candidate]])
+                record = records.get(picture) or self.records[picture]
                 try:
                     pixels.append(self.transform(load_image(record.image)))
                 except DataError as error:

@@ -30,6 +30,7 @@ from intarsia.evaluation.compositional_words import words_of
 from intarsia.evaluation.harness import Evaluation
 from intarsia.evaluation.metrics import summarise
 from intarsia.evaluation.negatives import hard_negative_outcomes
+from intarsia.runtime import progress
 from intarsia.types import Record
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -192,7 +193,8 @@ class Lessons:
 
 def blind_scores(texts: Sequence[str], model: NgramModel) -> Tensor:
     """:meth:`NgramModel.score` of each text, (T,) float64; equal texts are scored once."""
-    known = {text: model.score(text) for text in dict.fromkeys(texts)}
+    distinct = list(dict.fromkeys(texts))
+    known = {text: model.score(text) for text in progress(distinct, "texts alone")}
     return torch.tensor([known[text] for text in texts], dtype=torch.float64)
 
 

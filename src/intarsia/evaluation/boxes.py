@@ -27,7 +27,7 @@ from intarsia.evaluation.prompts import TEMPLATES, prompts
 from intarsia.methods.base import normalised
 from intarsia.model import Model
 from intarsia.ops.regions import CROP_FACTOR, pool_phrase
-from intarsia.runtime import chunks
+from intarsia.runtime import chunks, progress
 from intarsia.types import Box, Features, Record
 
 ProtocolName = Literal["instances", "clipself", "fineclip"]
@@ -237,7 +237,7 @@ def class_vectors(model: Model, names: Sequence[str], text: ClassText) -> Tensor
     backbone = model.backbone
     filled = [prompt for name in names for prompt in prompts(name)]
     vectors = []
-    for start in range(0, len(filled), TEXTS_AT_ONCE):
+    for start in progress(range(0, len(filled), TEXTS_AT_ONCE), f"names, by {TEXTS_AT_ONCE}"):
         some = filled[start : start + TEXTS_AT_ONCE]
         tokens = backbone.tokenize([sentence for sentence, _ in some])
         spans = torch.tensor([span for _, span in some])[:, None]

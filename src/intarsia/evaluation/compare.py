@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from intarsia.evaluation.metrics import (
     paired_difference,
     seeds_difference,
 )
+from intarsia.runtime import progress
 
 logger = logging.getLogger(__name__)
 
@@ -42,23 +43,28 @@ class SeedDifference:
     std: float
 
 
-def compare(result_a: Result, result_b: Result) -> dict[str, Difference]:
+def compare(
+    result_a: Result, result_b: Result, metrics: Collection[str] | None = None
+) -> dict[str, Difference]:
     """Each metric of ``result_a`` less the same of ``result_b``, query by query.
 
-    Metrics without per-query outcomes in both (medians) are left out.
+    Metrics without per-query outcomes in both (medians) are left out, and those that are not among
+    ``metrics`` where these are named.
 
     Raises:
         DataError: The two are not results of one protocol on the same queries.
     """
     _require_same_test([result_a, result_b])
     differences = {}
-    for name in _shared_metrics([result_a, result_b]):
-        a, b = (_outcomes(result, name) for result in (result_a, result_b))
+    for name in progress(_shared_metrics([result_a, result_b], metrics), "differences"):
+        a, b = result_a["per_query"][name], result_b["per_query"][name]
         differences[name] = paired_difference(a.values, b.values, a.clusters, a.strata)
     return differences
 
 
-def compare_seeds(list_a: Sequence[Result], list_b: Sequence[Result]) -> dict[str, SeedDifference]:
+def compare_seeds(
+    list_a: Sequence[Result], list_b: Sequence[Result], metrics: Collection[str] | None = None
+) -> dict[str, SeedDifference]:
     """Like :func:`compare` for several seeds of each model; a seed of one pairs with its like.
 
     Raises:
@@ -68,9 +74,12 @@ def compare_seeds(list_a: Sequence[Result], list_b: Sequence[Result]) -> dict[st
     results = [result for pair in pairs for result in pair]
     _require_same_test(results)
     differences = {}
-    for name in _shared_metrics(results):
-        first = _outcomes(results[0], name)
-        a, b = (np.stack([_outcomes(pair[side], name).values for pair in pairs]) for side in (0, 1))
+    for name in progress(_shared_metrics(results, metrics), "differences"):
+        first = results[0]["per_query"][name]
+        a, b = (
+            np.stack([result["per_query"][name].values for result in side])
+            for side in zip(*pairs, strict=True)
+        )
         gaps = [macro_mean(gap, first.strata) for gap in a - b]
         differences[name] = SeedDifference(
             seeds_difference(a, b, first.clusters, first.strata),
@@ -175,11 +184,12 @@ def _require_equal(name: str, found: Sequence[Any]) -> None:
             )
 
 
-def _shared_metrics(results: Sequence[Result]) -> list[str]:
+def _shared_metrics(results: Sequence[Result], wanted: Collection[str] | None) -> list[str]:
     """Metrics with per-query outcomes in all results, which must be of the same queries."""
     names = [n for n in results[0]["per_query"] if all(n in r["per_query"] for r in results)]
+    names = names if wanted is None else [name for name in names if name in wanted]
     for name in names:
-        first, *others = (_outcomes(result, name) for result in results)
+        first, *others = (result["per_query"][name] for result in results)
         for other in others:
             if not _same_queries(first, other):
                 raise DataError(
@@ -194,7 +204,3 @@ def _same_queries(a: Outcomes, b: Outcomes) -> bool:
         np.array_equal(np.asarray(x), np.asarray(y))
         for x, y in ((a.clusters, b.clusters), (a.strata, b.strata))
     )
-
-
-def _outcomes(result: Result, name: str) -> Outcomes:
-    return Outcomes(**{key: np.asarray(v) for key, v in result["per_query"][name].items()})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -28,6 +29,7 @@ from intarsia.evaluation.metrics import Metric, Outcomes, summarise
 from intarsia.evaluation.negatives import hard_negative_outcomes
 from intarsia.evaluation.pointing import pointing_chance, pointing_hits, pointing_outcomes
 from intarsia.evaluation.retrieval import (
+    first_captions,
     on_device,
     rank,
     retrieval_metrics,
@@ -38,6 +40,8 @@ from intarsia.model import Model
 from intarsia.ops.similarity import paired_scores
 from intarsia.types import Box, Embeddings, Record
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -45,13 +49,15 @@ class Evaluation:
 
     ``variant`` is part of the protocol's name: results of two variants are not compared.
     ``answered`` are the records or cases that the figures are of, whose pictures could be read;
-    filled where a judge without pictures can be asked the same.
+    filled where a judge without pictures can be asked the same. ``counted`` says of what the
+    figures are, where the metrics' n do not.
     """
 
     metrics: Mapping[str, Metric]
     per_query: Mapping[str, Outcomes]
     variant: str = ""
     answered: Sequence[Any] = ()
+    counted: Mapping[str, int] = field(default_factory=dict)
 
 
 Protocol = Callable[..., Evaluation]  # of a Model, a Sequence[Record] and Problems
@@ -60,14 +66,31 @@ Protocol = Callable[..., Evaluation]  # of a Model, a Sequence[Record] and Probl
 def evaluate_retrieval(
     model: Model, records: Sequence[Record], problems: Problems, *, captions: int | None = 5
 ) -> Evaluation:
-    """Recall@1/5/10 both ways; the first ``captions`` of each picture (None = all)."""
+    """Recall@1/5/10 both ways; the first ``captions`` of each picture (None = all).
+
+    A caption that several pictures share word for word is right for all of them; how many of the
+    captions are such, and how many were not looked at, is ``counted``.
+    """
     good, image = encoded_pictures(model, records, problems, lambda r: bool(r.captions))
-    texts = [caption for record in good for caption in record.captions[:captions]]
-    owner = [i for i, record in enumerate(good) for _ in record.captions[:captions]]
+    texts, truth = first_captions(good, captions)
     image, text = on_device(image, model.encode_texts(texts), model.device)
-    ranks = rank(image, text, similarity_terms(model.method, image, text), torch.tensor(owner))
+    terms = similarity_terms(model.method, image, text)
+    ranks = rank(image, text, terms, truth.owner, truth=truth)
+    counted = {
+        "pictures": len(good),
+        "captions": len(texts),
+        "captions_left_out": sum(len(record.captions) for record in good) - len(texts),
+        "shared_captions": int(truth.is_shared.sum()),
+    }
+    if counted["shared_captions"]:
+        logger.info(
+            "%(shared_captions)d of %(captions)d captions are shared word for word by several "
+            "pictures and are right for all of these",
+            counted,
+        )
     variant = "" if model.method.normalise == "none" else model.method.normalise
-    return Evaluation(retrieval_metrics(ranks), retrieval_outcomes(ranks), variant)
+    metrics, outcomes = retrieval_metrics(ranks), retrieval_outcomes(ranks)
+    return Evaluation(metrics, outcomes, variant, counted=counted)
 
 
 def evaluate_negatives(model: Model, records: Sequence[Record], problems: Problems) -> Evaluation:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intarsia.errors import DataError
+from intarsia.runtime import progress
 
 Array = NDArray[Any]
 CHUNK = 2_000_000  # numbers drawn at once: bounds the memory of a bootstrap
@@ -75,7 +76,7 @@ def summarise(outcomes: Mapping[str, Outcomes]) -> dict[str, Metric]:
         if len(item.values) == 0:
             raise DataError(f"metric {name!r} has no queries")
         require_no_nan(item.values, f"the outcomes of {name!r}")
-    return {name: item.metric() for name, item in outcomes.items()}
+    return {name: item.metric() for name, item in progress(outcomes.items(), "intervals")}
 
 
 def require_no_nan(values: Array, what: str) -> None:

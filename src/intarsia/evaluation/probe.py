@@ -21,6 +21,7 @@ from intarsia.evaluation.harness import Evaluation
 from intarsia.evaluation.metrics import Array, summarise
 from intarsia.evaluation.zero_shot import class_labels, class_outcomes, global_vectors
 from intarsia.model import Model
+from intarsia.runtime import progress
 from intarsia.types import Record
 
 PENALTIES = tuple(10.0**power for power in range(0, -7, -1))
@@ -160,7 +161,7 @@ def choose_penalty(
         )
     hits: dict[float, float] = {}
     probe = None
-    for penalty in PENALTIES:
+    for penalty in progress(PENALTIES, "fitting with each penalty"):
         probe = fit_probe(vectors[~out], labels[~out], num_classes, penalty, probe)
         hits[penalty] = float((label_ranks(probe.scores(vectors[out]), labels[out]) == 0).mean())
     return max(hits, key=lambda penalty: hits[penalty])

@@ -23,6 +23,7 @@ from intarsia.evaluation.metrics import summarise
 from intarsia.evaluation.negatives import hard_negative_outcomes
 from intarsia.evaluation.region_retrieval import phrase_vectors
 from intarsia.model import Model
+from intarsia.runtime import progress
 from intarsia.types import Record
 
 
@@ -46,7 +47,9 @@ def evaluate_region_negatives(
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
     phrases = {
         text: [" ".join(text[slice(*entity.span)].split()) for entity in found.entities]
-        for text, found in zip(texts, TextParser().parse(texts), strict=True)
+        for text, found in zip(
+            progress(texts, "parsing captions"), TextParser().parse(texts), strict=True
+        )
     }
     distinct = list(dict.fromkeys(p for some in phrases.values() for p in some))
     place = {phrase: i for i, phrase in enumerate(distinct)}

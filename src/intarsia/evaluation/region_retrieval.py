@@ -17,6 +17,7 @@ from intarsia.evaluation.harness import Evaluation
 from intarsia.evaluation.mentions import mentions, readable, regions_inside
 from intarsia.evaluation.metrics import Array, Outcomes, median_metric, require_no_nan, summarise
 from intarsia.model import Model
+from intarsia.ops.true_texts import same_words
 from intarsia.runtime import chunks
 from intarsia.types import Box, Record
 
@@ -50,10 +51,11 @@ def evaluate_region_retrieval(
 ) -> Evaluation:
     """Recall@1/5/10 of the regions that a phrase names among the regions of all pictures.
 
-    A query is a distinct text of the whole collection, in lower case: a phrase, or the name of a
-    category in records without phrases. Any region that some record says it of is right. A region
-    that it would fit as well, but is not said of, counts as wrong: figures are lower bounds, to be
-    compared between models only. Pictures are seen whole, in the corner of a black square.
+    A query is a distinct text of the whole collection, whatever its letter case and white space: a
+    phrase, or the name of a category in records without phrases. Any region that some record says
+    it of is right. A region that it would fit as well, but is not said of, counts as wrong: figures
+    are lower bounds, to be compared between models only. Pictures are seen whole, in the corner of
+    a black square.
 
     Raises:
         DataError: no text names a region, too many pictures are bad, or a score is NaN.
@@ -76,7 +78,7 @@ def collect_regions(model: Model, records: Sequence[Record], problems: Problems)
     model.eval()
     regions: list[tuple[Record, Box]] = []
     vectors: list[Tensor] = []
-    right: dict[str, list[int]] = {}
+    right: dict[str, set[int]] = {}
     with square_input(model, None):
         pictures = readable([record for record in records if record.regions], problems)
         for some in chunks(pictures, model.backbone.images_at_once):
@@ -91,13 +93,15 @@ def collect_regions(model: Model, records: Sequence[Record], problems: Problems)
                 boxes.append([region.box for region in inside.values()])
                 regions += [(record, box) for box in boxes[-1]]
                 for text, named in _named(record, places).items():
-                    right.setdefault(text.lower(), []).extend(named)
+                    right.setdefault(same_words(text), set()).update(named)
             if images:
                 vectors.append(roi_vectors(model, images, boxes).float().cpu())
         problems.check()
         if not right:
             raise DataError(f"none of {len(records)} records has a phrase or a label with a box")
-        return Collection(regions, torch.cat(vectors), right, phrase_vectors(model, list(right)))
+        named_by = {text: sorted(named) for text, named in right.items()}
+        queries = phrase_vectors(model, list(named_by))
+        return Collection(regions, torch.cat(vectors), named_by, queries)
 
 
 def rank_regions(queries: Tensor, regions: Tensor, right: Sequence[Sequence[int]]) -> Ranking:

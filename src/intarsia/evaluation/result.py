@@ -16,6 +16,7 @@ from rich.table import Table
 
 from intarsia.errors import DataError
 from intarsia.evaluation.metrics import Metric, Outcomes
+from intarsia.evaluation.packing import Array, pack, unpack
 from intarsia.runtime import atomic
 
 PACKAGE = Path(__file__).parents[1]
@@ -24,6 +25,7 @@ KEYS = (
     *("protocol", "split", "n", "metrics", "per_query", "model", "data", "seed", "config", "keys"),
     *("versions", "revision"),
 )
+COLUMNS = tuple(item.name for item in fields(Outcomes))
 SINCE: dict[str, Any] = {"keys": {}}  # what older files lack
 
 
@@ -39,7 +41,7 @@ def make_result(
     config: Mapping[str, Any],
     keys: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What a result file holds.
+    """What a result file holds, the outcomes not yet packed.
 
     ``n`` is the greatest n of the metrics; ``keys`` are those of
     :func:`intarsia.identity.result_keys`. ``versions`` and ``revision`` are added: the git
@@ -51,7 +53,7 @@ def make_result(
         "split": split,
         "n": max(metric.n for metric in metrics.values()),
         "metrics": {name: asdict(metric) for name, metric in metrics.items()},
-        "per_query": {name: _plain(outcomes) for name, outcomes in per_query.items()},
+        "per_query": dict(per_query),
         "model": model,
         "data": data,
         "seed": seed,
@@ -63,8 +65,11 @@ def make_result(
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Write what :func:`make_result` gave as JSON, whole or not at all."""
-    text = json.dumps(result, default=str, allow_nan=False) + "\n"
+    """Write what :func:`make_result` gave as JSON, whole or not at all; the columns of outcomes are
+    packed (:mod:`intarsia.evaluation.packing`)."""
+    packed = {name: _packed(outcomes) for name, outcomes in result["per_query"].items()}
+    content = {**result, "per_query": packed}
+    text = json.dumps(content, default=str, allow_nan=False) + "\n"
     with atomic(Path(path)) as draft:
         draft.write_text(text, encoding="utf-8")
 
@@ -73,7 +78,8 @@ def read_result(path: Path) -> dict[str, Any]:
     """Read what :func:`write_result` wrote; ``keys`` are empty in files older than these.
 
     Raises:
-        DataError: There is no such file, it is not JSON, or it lacks keys of a result.
+        DataError: There is no such file, it is not JSON, or it lacks keys of a result; or a column
+            of outcomes is not one.
     """
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -86,7 +92,8 @@ def read_result(path: Path) -> dict[str, Any]:
     if missing:
         raise DataError(f"{path} is not a result file: it lacks {', '.join(missing)}")
     rest = [key for key in found if key not in KEYS]
-    return {key: found[key] for key in (*KEYS, *rest)}
+    outcomes = {"per_query": _outcomes(found["per_query"], f"{path}: per_query")}
+    return {key: found[key] for key in (*KEYS, *rest)} | outcomes
 
 
 def versions() -> dict[str, str]:
@@ -137,9 +144,30 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def _plain(outcomes: Outcomes) -> dict[str, list[Any]]:
-    arrays = {item.name: getattr(outcomes, item.name) for item in fields(outcomes)}
-    return {name: array.tolist() for name, array in arrays.items() if array is not None}
+def _packed(outcomes: Outcomes) -> dict[str, Any]:
+    return {name: pack(column) for name, column in _columns(outcomes).items()}
+
+
+def _columns(outcomes: Outcomes) -> dict[str, Array]:
+    columns = {name: getattr(outcomes, name) for name in COLUMNS}
+    return {name: column for name, column in columns.items() if column is not None}
+
+
+def _outcomes(per_query: Any, where: str) -> dict[str, Outcomes]:
+    if not isinstance(per_query, dict):
+        raise DataError(f"{where} is no object of metrics")
+    return {name: _unpacked(columns, f"{where}.{name}") for name, columns in per_query.items()}
+
+
+def _unpacked(columns: Any, where: str) -> Outcomes:
+    if not isinstance(columns, dict) or not {"values"} <= columns.keys() <= set(COLUMNS):
+        raise DataError(f"{where} holds other columns than {', '.join(COLUMNS)}")
+    arrays = {name: unpack(column, f"{where}.{name}") for name, column in columns.items()}
+    n = len(arrays["values"])
+    for name, array in arrays.items():
+        if len(array) != n:
+            raise DataError(f"{where}.{name} has {len(array)} entries where values has {n}")
+    return Outcomes(**arrays)
 
 
 def _cell(metric: Mapping[str, Any] | None) -> str:

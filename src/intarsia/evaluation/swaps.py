@@ -35,6 +35,7 @@ from intarsia.evaluation.compositional_words import (
 )
 from intarsia.evaluation.harness import Evaluation, evaluate_negatives
 from intarsia.model import Model
+from intarsia.runtime import progress
 from intarsia.types import Negative, Record, Span
 
 BOTH_WAYS = re.compile(
@@ -61,7 +62,10 @@ def swaps(records: Iterable[Record], parser: TextParser, seed: int = 0) -> list[
     """
     records = list(records)
     parsed = parser.parse(caption for record in records for caption in record.captions)
-    return [replace(record, negatives=tuple(_of(record, parsed, seed))) for record in records]
+    return [
+        replace(record, negatives=tuple(_of(record, parsed, seed)))
+        for record in progress(records, "swapping words")
+    ]
 
 
 def evaluate_swaps(model: Model, records: Sequence[Record], problems: Problems) -> Evaluation:

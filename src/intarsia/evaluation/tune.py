@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from intarsia.data.problems import Problems
+from intarsia.drawing import save
 from intarsia.errors import ConfigError
 from intarsia.evaluation.harness import encoded_pictures
-from intarsia.evaluation.retrieval import similarity_terms
+from intarsia.evaluation.retrieval import first_captions, similarity_terms
 from intarsia.model import Model
 from intarsia.ops.similarity import pairwise_scores
-from intarsia.runtime import atomic
+from intarsia.runtime import atomic, progress
 from intarsia.types import Embeddings, Record
 
 GRID = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -57,14 +58,18 @@ def tune(model: Model, records: Sequence[Record], problems: Problems, captions: 
     if not isinstance(mixture, Tensor):
         raise ConfigError(f"{type(model.method).__name__} has no weights to tune; ComAlign has")
     good, image = encoded_pictures(model, records, problems, lambda r: bool(r.captions))
-    texts = [caption for record in good for caption in record.captions[:captions]]
-    owner = torch.tensor([i for i, r in enumerate(good) for _ in r.captions[:captions]])
+    texts, truth = first_captions(good, captions)
+    correct = truth.mask(torch.arange(len(good)), torch.arange(len(texts)))
     mixture.fill_(1.0)
     (base_i2t, i2t, reverse), (base_t2i, t2i) = _summands(model, image, model.encode_texts(texts))
+    weights = list(product(GRID, GRID))
     across = torch.tensor(
-        [_i2t_recall(base_i2t + a * i2t + b * reverse, owner) for a, b in product(GRID, GRID)]
+        [
+            _recall(base_i2t + a * i2t + b * reverse, correct)
+            for a, b in progress(weights, "weights")
+        ]
     ).view(len(GRID), len(GRID))
-    back = torch.tensor([_t2i_recall(base_t2i + b * t2i, owner) for b in GRID])
+    back = torch.tensor([_recall((base_t2i + b * t2i).mT, correct.mT) for b in GRID])
     first, second = divmod(int(across.argmax()), len(GRID))
     found = Tuning(
         GRID, across, back, GRID[first], GRID[second], GRID[int(back.argmax())], len(good)
@@ -87,18 +92,10 @@ def _summands(
     return (base_i2t, own_i2t, pairwise_scores(image, text, reverse)[0]), (base_t2i, own_t2i)
 
 
-def _i2t_recall(scores: Tensor, owner: Tensor) -> float:
-    correct = owner[None] == torch.arange(len(scores))[:, None]
+def _recall(scores: Tensor, correct: Tensor) -> float:
+    """The mean of R@1/5/10 of queries (rows) among items (columns)."""
     best = scores.masked_fill(~correct, -torch.inf).amax(1, keepdim=True)
-    return _mean_recall(((scores >= best) & ~correct).sum(1))
-
-
-def _t2i_recall(scores: Tensor, owner: Tensor) -> float:
-    own = scores.gather(0, owner[None])
-    return _mean_recall((scores >= own).sum(0) - 1)
-
-
-def _mean_recall(before: Tensor) -> float:
+    before = ((scores >= best) & ~correct).sum(1)
     return sum(100 * float((before < k).float().mean()) for k in RECALL_AT) / len(RECALL_AT)
 
 
@@ -121,4 +118,4 @@ def plot(found: Tuning, path: Path) -> None:
         axis.set(xlabel=f"{name} (best {best:g})", ylabel="mean of R@1, 5, 10 (%)")
         axis.set_title("text to image" if name == "beta1" else "image to text")
     with atomic(path) as draft:
-        figure.savefig(draft, format=path.suffix[1:], dpi=120)
+        save(figure, draft, format=path.suffix[1:], dpi=120)

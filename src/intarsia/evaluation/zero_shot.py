@@ -25,7 +25,7 @@ from intarsia.evaluation.metrics import Array, Outcomes, summarise
 from intarsia.evaluation.prompts import prompts, spoken
 from intarsia.methods.base import normalised
 from intarsia.model import Model
-from intarsia.runtime import chunks
+from intarsia.runtime import chunks, progress
 from intarsia.types import Record
 
 Score = Literal["global", "method"]
@@ -152,7 +152,7 @@ def method_scores(
     text = model.encode_texts(texts)
 
     def blocks() -> Iterator[Tensor]:
-        for start in range(0, len(good), IMAGES_AT_ONCE):
+        for start in progress(range(0, len(good), IMAGES_AT_ONCE), f"scores, by {IMAGES_AT_ONCE}"):
             i2t, _ = model.similarity(image.rows(slice(start, start + IMAGES_AT_ONCE)), text)
             yield torch.zeros(len(i2t), len(counts)).index_add_(1, owner, i2t) / counts
 
@@ -203,7 +203,7 @@ def _class_vectors(model: Model, sentences: Sentences) -> Tensor:
     model.eval()
     texts, owner, _ = _flat(sentences)
     total = torch.zeros(len(sentences), model.backbone.dims.embed)
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
+    for start in progress(range(0, len(texts), TEXTS_AT_ONCE), f"sentences, by {TEXTS_AT_ONCE}"):
         some = slice(start, start + TEXTS_AT_ONCE)
         vectors = normalised(model.text_features(texts[some]).require("text_global"))
         total.index_add_(0, owner[some], vectors.cpu())

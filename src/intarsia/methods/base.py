@@ -109,7 +109,8 @@ def normalised_for_matching(x: Tensor) -> Tensor:
 
 
 def same_picture(image: Embeddings, text: Embeddings) -> tuple[Tensor, Tensor] | None:
-    """The picture ids of both sides; None where every row is a picture of its own."""
+    """What is true of each picture and what each text says, as ids for the losses' ``positives``;
+    None where every row is a picture of its own."""
     if image.ids is None or text.ids is None:
         return None
     return image.ids, text.ids

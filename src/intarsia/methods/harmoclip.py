@@ -122,6 +122,7 @@ class HarmoClip(Method):
             return _contrast(regions, text["phrases"], scale, text, mask)
         whole = image["global"]
         rows = torch.arange(len(whole), device=whole.device) if image.ids is None else image.ids
+        rows = rows[:, 0] if rows.ndim == 2 else rows  # of whole pictures, whatever they bear
         ids = rows[:, None].expand_as(mask).flatten(), rows
         return info_nce(regions.flatten(0, 1), whole, scale, ids, (mask.flatten(), None))
 

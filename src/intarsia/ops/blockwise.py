@@ -141,14 +141,26 @@ def negatives_of(x: Tensor, y: Tensor, scale: Tensor, table: Table) -> Sums:
 
 
 def labelled(x: Labelled, y: Labelled, wide: torch.dtype) -> tuple[Labels, Labels]:
-    """Rows and columns with the numbers of their positives."""
+    """Rows, which may have several ids, and columns with the numbers of their positives."""
     counts = _engine(wide, x[0].device).counts
     alike = x[0] is y[0] and x[1] is y[1]
     x, y = ((ids.contiguous(), None if real is None else real.contiguous()) for ids, real in (x, y))
+    each = _each_id(x)
     with on(x[0].device):
-        x_counts, x_num = counts(*x, y)
-        y_counts, y_num = (x_counts, x_num) if alike else counts(*y, x)
+        x_counts, x_num = counts(*each, y)
+        y_counts, y_num = (x_counts, x_num) if alike else counts(*y, each)
+    if x[0].ndim == 2:
+        x_counts = x_counts.view_as(x[0]).sum(1, dtype=x_counts.dtype)
+        x_num = (x_counts > 0).sum(dtype=x_num.dtype)
     return Labels(x[0], x_counts, x_num, x[1]), Labels(y[0], y_counts, y_num, y[1])
+
+
+def _each_id(x: Labelled) -> Labelled:
+    """As if each of a row's ids were a row of its own; they are all different, but for -1."""
+    ids, real = x
+    if ids.ndim == 1:
+        return x
+    return ids.flatten(), None if real is None else real.repeat_interleave(ids.shape[1])
 
 
 class _Negatives(torch.autograd.Function):

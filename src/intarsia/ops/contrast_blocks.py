@@ -11,19 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from intarsia.ops.true_texts import meets
+
 if TYPE_CHECKING:
     from intarsia.ops.comparisons import Scores
 
 
-Labelled = tuple[Tensor, Tensor | None]  # ids (A,) and which of them are real
+Labelled = tuple[Tensor, Tensor | None]  # ids and which rows or columns are real
 
 
 class Labels(NamedTuple):
     """Of rows or of columns (A,): equal ``ids`` are positives of one another.
 
-    Each positive costs a half over ``counts``, the positives that a row has among all columns, and
-    over ``num``, the rows that have any. Where ``real`` is False there is nothing, neither a
-    positive nor a negative; None = all real.
+    Rows may have several ids, (A,K): a column with any of them is a positive. Each positive costs a
+    half over ``counts``, the positives that a row has among all columns, and over ``num``, the rows
+    that have any. Where ``real`` is False there is nothing, neither a positive nor a negative;
+    None = all real.
     """
 
     ids: Tensor
@@ -40,7 +43,7 @@ class Labels(NamedTuple):
         return self._replace(counts=torch.zeros_like(self.counts))
 
     def meets(self, other: Labels) -> bool:
-        return bool(torch.isin(self.ids, other.ids).any())
+        return bool(torch.isin(other.ids, self.ids).any())
 
     def shares(self, dtype: torch.dtype) -> Tensor:
         share = 0.5 / (self.counts.to(dtype) * self.num)
@@ -177,7 +180,7 @@ def _negative_logits(scores: Tensor, scale: Tensor, x: Labels, y: Labels) -> Ten
     """-inf at the positives and where there is nothing."""
     logits = _logits(scores, scale)
     if (real := _real(x, y)) is not None:
-        return logits.masked_fill_((x.ids[:, None] == y.ids) | ~real, -torch.inf)
+        return logits.masked_fill_(meets(x.ids, y.ids) | ~real, -torch.inf)
     r, c = _positives(x, y)
     logits[:, r, c] = -torch.inf
     return logits
@@ -191,7 +194,7 @@ def _real(x: Labels, y: Labels) -> Tensor | None:
 
 def _positives(x: Labels, y: Labels) -> tuple[Tensor, Tensor]:
     """The rows (H,) and columns (H,) of the block's positives."""
-    same = x.ids[:, None] == y.ids
+    same = meets(x.ids, y.ids)
     if (real := _real(x, y)) is not None:
         same &= real
     r, c = same.nonzero(as_tuple=True)

@@ -66,6 +66,7 @@ def _negatives(
         rows,
         columns,
         *shape.sizes,
+        _num_ids(x),
         **_options(scores, x),
         num_warps=8,
         **registers(128),
@@ -96,6 +97,7 @@ def positives(scores: Scores, scale: Tensor, x: Labels, y: Labels, sums: Sums) -
         rows,
         columns,
         *shape.sizes,
+        _num_ids(x),
         **_options(scores, x),
         num_warps=16,
     )
@@ -138,6 +140,7 @@ def _aligned_positives(
         rows,
         len(y),
         width,
+        _num_ids(x_labels),
         *x.stride()[:2],
         *y.stride()[:2],
         MASKED=x_labels.real is not None,
@@ -171,6 +174,7 @@ def weights(
         by_scale,
         factor,
         *shape.sizes,
+        _num_ids(x),
         **_options(scores, x),
         num_warps=16,
     )
@@ -200,6 +204,10 @@ def _inputs(scores: Scores, scale: Tensor, x: Labels, y: Labels) -> tuple[Tensor
 def _labels(x: Labels, y: Labels) -> tuple[Tensor, ...]:
     x_real, y_real = (side.ids if side.real is None else side.real for side in (x, y))
     return x.ids, y.ids, x_real, y_real
+
+
+def _num_ids(x: Labels) -> int:
+    return x.ids.shape[1] if x.ids.ndim == 2 else 1
 
 
 def _options(scores: Scores, x: Labels) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Each program goes through a strip of a table of scores (G,a,c) float32, ROWS rows high and
 ``strip`` columns wide, tile by tile, and leaves one partial result a row and one a column. Whether
-a pair is a positive is seen from the ids where it stands, so that nothing is ever listed. Logits
-are in units of log 2 inside.
+a pair is a positive is seen from the ids where it stands, so that nothing is ever listed: a row has
+``num_ids`` of them, next to one another. Logits are in units of log 2 inside.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def count(ids, real, others, others_real, counts, num, rows, columns, MASKED: tl
     for start in range(0, columns, COLUMNS):
         c = start + tl.arange(0, COLUMNS)
         there = _real(others_real, c, c < columns, MASKED)
-        found += tl.sum(tl.where(there[None], _same(own, others, c, columns), 0), 1)
+        same = own[:, None] == tl.load(others + c, mask=c < columns, other=0)[None]
+        found += tl.sum((same & there[None]).to(tl.int32), 1)
     found = tl.where(_real(real, r, r < rows, MASKED), found, 0)
     tl.store(counts + r, found, mask=r < rows)
     tl.atomic_add(num, tl.sum((found > 0).to(tl.int32), 0))
@@ -38,7 +39,7 @@ def negatives(
     i2t,  # (G,a,c) float32 scores
     t2i,
     scale,  # () float32
-    x_ids,  # (a,) int64
+    x_ids,  # (a,num_ids) int64
     y_ids,  # (c,)
     x_real,  # (a,) bool
     y_real,
@@ -47,6 +48,7 @@ def negatives(
     rows,
     columns,
     strip,
+    num_ids,
     MASKED: tl.constexpr,
     SAME: tl.constexpr,
 ):
@@ -57,7 +59,7 @@ def negatives(
     """
     group, r, start, stop = _strip(rows, columns, strip)
     high = tl.load(scale) * LOG2_E
-    ids = tl.load(x_ids + r, mask=r < rows, other=0)
+    ids = tl.load(x_ids + r * num_ids, mask=r < rows, other=0)
     row_real = _real(x_real, r, r < rows, MASKED)
     line = group.to(tl.int64) * rows * columns + r.to(tl.int64) * columns
     top = tl.full([ROWS, COLUMNS // 4], float("-inf"), tl.float32)
@@ -66,7 +68,7 @@ def negatives(
         c = c0 + tl.arange(0, COLUMNS)
         inside = (r < rows)[:, None] & (c < columns)[None]
         wrong = row_real[:, None] & _real(y_real, c, c < columns, MASKED)[None]
-        wrong = wrong & (_same(ids, y_ids, c, columns) == 0)
+        wrong = wrong & (_same(ids, x_ids, r, rows, num_ids, y_ids, c, columns) == 0)
         logits = _logits(i2t, line, c, inside, wrong, high)
         fours = tl.reshape(logits, [ROWS, COLUMNS // 4, 4])
         new_top = tl.maximum(top, tl.max(fours, 2))
@@ -142,6 +144,7 @@ def positives(
     rows,
     columns,
     strip,
+    num_ids,
     MASKED: tl.constexpr,
     SAME: tl.constexpr,
 ):
@@ -150,7 +153,7 @@ def positives(
     group, r, start, stop = _strip(rows, columns, strip)
     high = tl.load(scale) * LOG2_E
     r_inside = r < rows
-    ids = tl.load(x_ids + r, mask=r_inside, other=0)
+    ids = tl.load(x_ids + r * num_ids, mask=r_inside, other=0)
     row_real = _real(x_real, r, r_inside, MASKED)
     by_row = tl.load(row_lse + group * rows + r, mask=r_inside, other=0.0)
     row_share = _share(x_counts, x_num, r, r_inside)
@@ -158,7 +161,7 @@ def positives(
     cost, pull = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     for c0 in range(start, stop, COLUMNS):
         c = c0 + tl.arange(0, COLUMNS)
-        hits = _same(ids, y_ids, c, columns)
+        hits = _same(ids, x_ids, r, rows, num_ids, y_ids, c, columns)
         hits = row_real[:, None] & _real(y_real, c, c < columns, MASKED)[None] & (hits > 0)
         if tl.max(hits.to(tl.int32)) > 0:
             by_column = tl.load(column_lse + group * columns + c, mask=c < columns, other=0.0)
@@ -200,6 +203,7 @@ def aligned_positives(
     rows,
     columns,
     width,
+    num_ids,
     x_stride_r,
     x_stride_g,
     y_stride_c,
@@ -213,7 +217,7 @@ def aligned_positives(
     row_block, group = tl.program_id(0) % row_blocks, tl.program_id(0) // row_blocks
     r = row_block * ROWS + tl.arange(0, ROWS)
     high = tl.load(scale) * LOG2_E
-    ids = tl.load(x_ids + r, mask=r < rows, other=0)
+    ids = tl.load(x_ids + r * num_ids, mask=r < rows, other=0)
     row_real = _real(x_real, r, r < rows, MASKED)
     by_row = tl.load(row_lse + group * rows + r, mask=r < rows, other=0.0)
     cost, pull = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
@@ -221,7 +225,7 @@ def aligned_positives(
     left = x + group.to(tl.int64) * x_stride_g + r.to(tl.int64)[:, None] * x_stride_r
     for start in range(0, columns, FEW):
         c = start + tl.arange(0, FEW)
-        hits = _same(ids, y_ids, c, columns) > 0
+        hits = _same(ids, x_ids, r, rows, num_ids, y_ids, c, columns) > 0
         hits = hits & row_real[:, None] & _real(y_real, c, c < columns, MASKED)[None]
         if tl.max(hits.to(tl.int32)) > 0:
             right = y + group.to(tl.int64) * y_stride_g + c.to(tl.int64)[None] * y_stride_c
@@ -273,6 +277,7 @@ def weights(
     rows,
     columns,
     strip,
+    num_ids,
     MASKED: tl.constexpr,
     SAME: tl.constexpr,
 ):
@@ -280,7 +285,7 @@ def weights(
     group, r, start, stop = _strip(rows, columns, strip)
     high = tl.load(scale) * LOG2_E
     r_inside = r < rows
-    ids = tl.load(x_ids + r, mask=r_inside, other=0)
+    ids = tl.load(x_ids + r * num_ids, mask=r_inside, other=0)
     row_real = _real(x_real, r, r_inside, MASKED)
     row_base = tl.load(row_lse + group * rows + r, mask=r_inside, other=0.0) * LOG2_E
     row_pull = tl.load(row_pulls + group * rows + r, mask=r_inside, other=0.0)
@@ -291,7 +296,7 @@ def weights(
     for c0 in range(start, stop, COLUMNS):
         c = c0 + tl.arange(0, COLUMNS)
         c_inside = c < columns
-        hits = _same(ids, y_ids, c, columns) > 0
+        hits = _same(ids, x_ids, r, rows, num_ids, y_ids, c, columns) > 0
         real = row_real[:, None] & _real(y_real, c, c_inside, MASKED)[None]
         base = tl.load(column_lse + group * columns + c, mask=c_inside, other=0.0)
         base = base * LOG2_E
@@ -352,9 +357,14 @@ def _real(real, place, inside, MASKED: tl.constexpr):
 
 
 @triton.jit
-def _same(ids, y_ids, c, columns):
+def _same(first, x_ids, r, rows, num_ids, y_ids, c, columns):
+    """(ROWS,COLUMNS) int32: whether a column has one of the row's ids, ``first`` or a further."""
     others = tl.load(y_ids + c, mask=c < columns, other=0)
-    return (ids[:, None] == others[None]).to(tl.int32)
+    found = (first[:, None] == others[None]).to(tl.int32)
+    for k in range(1, num_ids):
+        further = tl.load(x_ids + r * num_ids + k, mask=r < rows, other=-1)
+        found = found | (further[:, None] == others[None]).to(tl.int32)
+    return found
 
 
 @triton.jit

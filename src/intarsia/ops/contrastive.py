@@ -8,7 +8,8 @@ as strangers do.) A row's positives are averaged, then the rows; rows and column
 do not count, but remain negatives of the others.
 
 ``positives`` are the ids of the rows (A,) and of the columns (C,), integers: equal ids are
-positives. None means that row k belongs to column k alone.
+positives. Rows may have several ids each, (A,K), filled up with -1, which no column has: a column
+is a positive of a row that has its id among them. None means that row k belongs to column k alone.
 
 No more than one block of logits is ever kept (:mod:`intarsia.ops.blockwise`). Losses are float32 or
 better; the products are bfloat16 or float16 where the vectors are, or under autocast. Inside
@@ -182,7 +183,7 @@ def _labels(x: Tensor, ids: Positives, real: Masks, ranks: Ranks) -> tuple[Label
         None if side is None else _whole(ranks.gather(side.long())).bool() for side in real
     )
     if x_real is None and y_real is not None:
-        x_real = torch.ones_like(x_ids, dtype=torch.bool)
+        x_real = x_ids.new_ones(len(x_ids), dtype=torch.bool)
     if y_real is None and x_real is not None:
         y_real = torch.ones_like(y_ids, dtype=torch.bool)
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -217,7 +218,8 @@ def _ids(x: Tensor, y: Tensor, positives: Positives | None, ranks: Ranks) -> Pos
         own = torch.arange(len(x), device=x.device) * ranks.size + ranks.rank
         return own, own
     for side, ids, vectors in zip(("rows", "columns"), positives, (x, y), strict=True):
-        if ids.shape != vectors.shape[:1] or ids.is_floating_point():
+        first = ids[:, 0] if side == "rows" and ids.ndim == 2 else ids
+        if first.shape != vectors.shape[:1] or ids.is_floating_point():
             raise ShapeError(
                 f"the ids of {len(vectors)} {side} are {tuple(ids.shape)} {ids.dtype}, "
                 f"not ({len(vectors)},) torch.int64"

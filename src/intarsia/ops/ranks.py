@@ -52,11 +52,11 @@ class Ranks:
         yield _arrived(*coming)
 
     def gather(self, x: Tensor) -> list[Tensor]:
-        """Every rank's ``x`` in rank order, without gradients; one axis, of any length."""
+        """Every rank's ``x`` in rank order, without gradients; the first axis of any length."""
         if self.group is None:
             return [x]
-        lengths = [length for (length,) in self._shapes(x)]
-        padded = F.pad(x, (0, max(lengths) - len(x)))
+        lengths = [shape[0] for shape in self._shapes(x)]
+        padded = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(lengths) - len(x)))
         parts = [torch.empty_like(padded) for _ in lengths]
         dist.all_gather(parts, padded, group=self.group)
         return [part[:length] for part, length in zip(parts, lengths, strict=True)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from intarsia.evaluation.compositional_cases import Case, score_cases
 from intarsia.evaluation.harness import encoded_pictures
-from intarsia.evaluation.retrieval import on_device, rank_with_top
+from intarsia.evaluation.retrieval import first_captions, on_device, rank_with_top
 from intarsia.model import Model
 from intarsia.ops.similarity import paired_scores
 from intarsia.suite.questions import Inspection, Mistake, Question, Shot, Verdict, forgiving
@@ -20,15 +20,16 @@ CAPTIONS = 5  # of a picture, as in the protocol
 
 
 def _retrieval(model: Model, records: Sequence[Record]) -> Iterator[Mistake]:
-    """The best caption of each picture against the text of another that is ranked first."""
+    """The best caption of each picture against the text of others alone that is ranked first."""
     good, image = encoded_pictures(model, records, forgiving(), lambda r: bool(r.captions))
-    texts = [caption for record in good for caption in record.captions[:CAPTIONS]]
-    owner = torch.tensor([i for i, r in enumerate(good) for _ in r.captions[:CAPTIONS]])
-    text = model.encode_texts(texts)
-    _, top = rank_with_top(*on_device(image, text, model.device), model.method.terms, owner)
+    texts, truth = first_captions(good, CAPTIONS)
+    text, owner = model.encode_texts(texts), truth.owner
+    _, top = rank_with_top(
+        *on_device(image, text, model.device), model.method.terms, owner, truth=truth
+    )
     own = _image_to_text(model, image.rows(owner), text)
     for row, record in enumerate(good):
-        wrong = (owner[top.texts[row]] != row).nonzero().flatten()
+        wrong = (~truth.mask(torch.tensor([row]), top.texts[row])[0]).nonzero().flatten()
         mine = (owner == row).nonzero().flatten()
         if len(wrong):
             best = mine[own[mine].argmax()]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
@@ -17,6 +18,30 @@ from intarsia.errors import ConfigError, unknown
 
 INTERPOLATE = "interpolate"  # an option of rows that is none of training
 Options = dict[str, Any]
+SHAPES: dict[str, tuple[type, type | None]] = {
+    "name": (str, None),
+    "config": (str, None),
+    "evaluate": (list, dict),
+    "metrics": (list, str),
+    "options": (dict, None),
+    "rows": (dict, dict),
+    "grid": (dict, list),
+    "sample": (int, None),
+    "seeds": (list, int),
+    "tune": (dict, None),
+    "published": (dict, list),
+}
+"""Of each key, what it holds: a list or mapping of what."""
+MAY_BE_EMPTY = ("sample", "tune")
+CALLED = {
+    str: "text",
+    int: "a whole number",
+    list: "a list",
+    dict: "a mapping",
+    float: "a number",
+    bool: "yes or no",
+    type(None): "empty",
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -60,7 +85,9 @@ class Sweep:
         """
         try:
             content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-        except (OSError, UnicodeError, yaml.YAMLError) as error:
+        except OSError as error:
+            raise ConfigError(f"cannot read the sweep file {path}: {error.strerror}") from error
+        except (UnicodeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} is not a sweep file: {error}") from error
         valid = [item.name for item in fields(Sweep)]
         for key in content if isinstance(content, dict) else [str(content)[:40]]:
@@ -68,6 +95,12 @@ class Sweep:
                 raise ConfigError(f"{path}: {unknown('key', key, valid)}")
         if isinstance(content.get("evaluate"), dict):
             content["evaluate"] = [content["evaluate"]]
+        for key, value in content.items():
+            if value is not None or key not in MAY_BE_EMPTY:
+                _require_shape(value, *SHAPES[key], f"{path}: {key}")
+        for asked in content.get("evaluate", ()):
+            if "protocol" not in asked:
+                raise ConfigError(f"{path}: evaluate: lacks a protocol, as retrieval")
         try:
             sweep = Sweep(**content)
         except TypeError as error:
@@ -117,6 +150,26 @@ class Sweep:
         rows = self.all_rows()
         wanted = {key: value for key, value in rows[row].items() if key != INTERPOLATE}
         return next((name for name, options in rows.items() if options == wanted), None)
+
+
+def _require_shape(value: Any, kind: type, of: type | None, where: str) -> None:
+    if type(value) is not kind:
+        raise ConfigError(f"{where}: must be {CALLED[kind]}, is {_called(value)}")
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise ConfigError(f"{where}: the name {key!r} must be text: write it in quotes")
+    if of is not None:
+        for name, entry in _entries(value):
+            _require_shape(entry, of, None, f"{where}: {name}")
+
+
+def _entries(value: Any) -> Iterable[tuple[Any, Any]]:
+    return value.items() if isinstance(value, dict) else enumerate(value, 1)
+
+
+def _called(value: Any) -> str:
+    return CALLED.get(type(value), type(value).__name__)
 
 
 def run_arguments(sweep: Sweep, row: Options, seed: int) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from intarsia.drawing import VERBATIM, printable, save
 from intarsia.errors import ConfigError, unknown
 from intarsia.evaluation.compare import LEVEL, compare, compare_seeds, signed
 from intarsia.evaluation.metrics import Difference, holm
@@ -13,8 +14,11 @@ from intarsia.runtime import atomic
 from intarsia.sweep.file import Sweep
 
 Gap = tuple[Difference, list[float]]  # and that of each seed
-Results = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
+Result = Mapping[str, Any]
+Results = Mapping[str, Sequence[Sequence[Result]]]
 """Of each row and seed, the result of each evaluation."""
+AGAINST = "against the first"
+LONGEST = 48  # characters of a name in the plot
 
 
 def table_rows(sweep: Sweep, results: Results) -> list[dict[str, Any]]:
@@ -29,13 +33,11 @@ def table_rows(sweep: Sweep, results: Results) -> list[dict[str, Any]]:
     values: dict[str, dict[str, float]] = {}
     gaps: dict[str, dict[str, Gap]] = {}
     for name, found in results.items():
-        values[name], gaps[name] = {}, {}
-        for metric, source in sources.items():
-            own = [seed[source] for seed in found]
-            values[name][metric] = _mean([r["metrics"][metric]["value"] for r in own])
-            gap = _gaps(own, [seed[source] for seed in first]).get(metric)
-            if found is not first and gap is not None:
-                gaps[name][metric] = gap
+        values[name] = {
+            metric: _mean([seed[source]["metrics"][metric]["value"] for seed in found])
+            for metric, source in sources.items()
+        }
+        gaps[name] = {} if found is first else _gaps(found, first, sources)
     adjusted = holm({f"{row} {m}": gap.p for row in gaps for m, (gap, _) in gaps[row].items()})
     return [
         {
@@ -51,7 +53,7 @@ def table_rows(sweep: Sweep, results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def _source(metric: str, results: Sequence[Mapping[str, Any]]) -> int:
+def _source(metric: str, results: Sequence[Result]) -> int:
     """Which of the evaluations has a metric."""
     for source, result in enumerate(results):
         if metric in result["metrics"]:
@@ -60,11 +62,20 @@ def _source(metric: str, results: Sequence[Mapping[str, Any]]) -> int:
     raise ConfigError(unknown("metric of a sweep", metric, known))
 
 
-def _gaps(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> dict[str, Gap]:
-    if len(a) == 1:
-        return {name: (gap, []) for name, gap in compare(a[0], b[0]).items()}
-    found = compare_seeds(a, b).items()
-    return {name: (gap.difference, list(gap.by_seed.values())) for name, gap in found}
+def _gaps(
+    a: Sequence[Sequence[Result]], b: Sequence[Sequence[Result]], sources: Mapping[str, int]
+) -> dict[str, Gap]:
+    """Of the metrics that have outcomes to pair, each from the evaluation that is its source."""
+    gaps: dict[str, Gap] = {}
+    for source in dict.fromkeys(sources.values()):
+        wanted = [metric for metric, its in sources.items() if its == source]
+        side_a, side_b = ([seed[source] for seed in side] for side in (a, b))
+        if len(a) == 1:
+            gaps |= {m: (gap, []) for m, gap in compare(side_a[0], side_b[0], wanted).items()}
+        else:
+            found = compare_seeds(side_a, side_b, wanted)
+            gaps |= {m: (gap.difference, list(gap.by_seed.values())) for m, gap in found.items()}
+    return {metric: gaps[metric] for metric in sources if metric in gaps}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -72,21 +83,36 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def markdown(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> str:
+    return as_markdown(cells(sweep, rows))
+
+
+def as_markdown(cells: Sequence[Sequence[str]]) -> str:
+    """
+    >>> print(as_markdown([["row", "r1"], ["clip", "25.2"]]), end="")
+    | row | r1 |
+    | --- | --- |
+    | clip | 25.2 |
+    """
+    head, *body = cells
+    lines = [head, ["---"] * len(head), *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def cells(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The texts of the table, its head first."""
     published = [f"{metric} published" for metric in sweep.metrics] if sweep.published else []
-    heads = [sweep.name, *(h for m in sweep.metrics for h in (m, "against the first"))]
-    lines = [_line([*heads, *published]), _line(["---"] * (len(heads) + len(published)))]
+    lines = [[sweep.name, *(h for m in sweep.metrics for h in (m, AGAINST)), *published]]
     for row in rows:
-        cells = [row["row"]]
+        line = [row["row"]]
         for metric in sweep.metrics:
-            cells.append(f"{row['values'][metric]:.1f}")
-            cells.append(_gap_cell(row, metric))
+            line += [f"{row['values'][metric]:.1f}", gap_cell(row, metric)]
         theirs = row["published"] or [None] * len(sweep.metrics)
-        cells += ["" if value is None else f"{value:.2f}" for value in theirs if published]
-        lines.append(_line(cells))
-    return "\n".join(lines) + "\n"
+        line += ["" if value is None else f"{value:.2f}" for value in theirs if published]
+        lines.append(line)
+    return lines
 
 
-def _gap_cell(row: Mapping[str, Any], metric: str) -> str:
+def gap_cell(row: Mapping[str, Any], metric: str) -> str:
     """The difference, bold where Holm leaves it; its interval; and seed by seed."""
     if metric not in row["gaps"]:
         return ""
@@ -94,10 +120,6 @@ def _gap_cell(row: Mapping[str, Any], metric: str) -> str:
     shown = f"**{value:+.2f}**" if row["p_holm"][metric] <= LEVEL else f"{value:+.2f}"
     seeds = f" ({signed(row['by_seed'][metric])})" if row["by_seed"][metric] else ""
     return f"{shown} [{low:+.2f}, {high:+.2f}]{seeds}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def plot(sweep: Sweep, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -110,27 +132,33 @@ def plot(sweep: Sweep, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     except ValueError:
         at = None
     height = 3.2 if at else 0.8 + 0.4 * len(rows)
-    figure = Figure(figsize=(4.5 * len(sweep.metrics), height), layout="constrained")
+    names = 0.0 if at else 0.08 * min(LONGEST, max(len(row["row"]) for row in rows))
+    figure = Figure(figsize=(names + 4.5 * len(sweep.metrics), height), layout="constrained")
     axes = figure.subplots(1, len(sweep.metrics), sharey=at is None, squeeze=False)[0]
     for axis, metric in zip(axes, sweep.metrics, strict=True):
         if at:
             _curve(axis, metric, rows, at)
-            axis.set(xlabel=sweep.name)
+            axis.set_xlabel(printable(sweep.name, LONGEST), **VERBATIM)
         else:
             _bars(axis, metric, rows)
     if at is None:
         axes[0].invert_yaxis()
     with atomic(path) as draft:
-        figure.savefig(draft, format=path.suffix[1:], dpi=120)
+        save(figure, draft, format=path.suffix[1:], dpi=120)
 
 
 def _bars(axis: Any, metric: str, rows: Sequence[Mapping[str, Any]]) -> None:
     values = [row["values"][metric] for row in rows]
-    axis.barh([row["row"] for row in rows], values, color="tab:blue", alpha=0.6)
-    for i, (low, high) in _intervals(metric, rows).items():
+    axis.barh(range(len(rows)), values, color="tab:blue", alpha=0.6)
+    names = [printable(row["row"], LONGEST) for row in rows]
+    axis.set_yticks(range(len(rows)), names, **VERBATIM)
+    intervals = _intervals(metric, rows)
+    for i, (low, high) in intervals.items():
         axis.plot([low, high], [i, i], color="black", linewidth=1.5)
     axis.axvline(values[0], color="tab:red", linewidth=1, linestyle="--")
-    axis.set(xlabel=f"{metric} (%)", xlim=(0.9 * min(values), 1.05 * max(values)))
+    ends = [*values, *(end for interval in intervals.values() for end in interval)]
+    axis.set_xlabel(f"{metric} (%)", **VERBATIM)
+    axis.set_xlim(0.9 * min(ends), 1.05 * max(ends))
 
 
 def _curve(axis: Any, metric: str, rows: Sequence[Mapping[str, Any]], at: list[float]) -> None:
@@ -145,7 +173,8 @@ def _curve(axis: Any, metric: str, rows: Sequence[Mapping[str, Any]], at: list[f
         axis.set_xlim(min(at) - 0.3 * least, 1.2 * max(at))
     else:
         axis.set_xscale("log")
-    axis.set(title=f"{metric} (%)", xticks=at)
+    axis.set_title(f"{metric} (%)", **VERBATIM)
+    axis.set_xticks(at)
     axis.xaxis.set_major_formatter("{x:g}")
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from intarsia.data.problems import Problems
+from intarsia.encode.loader import ahead
 from intarsia.encode.pairs import LivePairs, Pairs
 from intarsia.errors import ConfigError, TrainingError
 from intarsia.model import WEIGHTS, Model
-from intarsia.runtime import progress_columns, seed_everything
+from intarsia.runtime import loading, num_workers, progress_columns, seed_everything
 from intarsia.training.checkpoint import (
     pairs_identity,
     random_state,
@@ -131,18 +132,19 @@ class Run:
         )
 
     def _loader(self) -> Iterator[Batch]:
-        workers = self.trainer.num_workers
-        return iter(
-            DataLoader(
-                self.pairs,  # type: ignore[arg-type]
-                sampler=self._sampler(),
-                batch_size=None,
-                num_workers=workers,
-                multiprocessing_context="forkserver" if workers else None,
-                generator=torch.Generator().manual_seed(self.seed),
-                pin_memory=self.fabric.device.type == "cuda",
-            )
+        """Batches on the device, prepared by workers unless the pairs are in memory."""
+        device, workers = self.fabric.device, self.trainer.num_workers
+        if workers is None:
+            is_read = isinstance(self.pairs, LivePairs) and self.pairs.pixels is None
+            workers = num_workers(device) if is_read else 0
+        loader: DataLoader[Batch] = DataLoader(
+            self.pairs,  # type: ignore[arg-type]
+            sampler=self._sampler(),
+            batch_size=None,
+            generator=torch.Generator().manual_seed(self.seed),
+            **loading(workers, device),
         )
+        return ahead(loader, device)
 
     def complete(self, validate: Validate | None, description: str) -> Path:
         trainer = self.trainer
@@ -199,7 +201,6 @@ class Run:
             batch = self._next(batches)
             last = micro == trainer.accumulate - 1
             pairs.append(batch.pairs.clone())
-            batch = batch.to(self.fabric.device)
             losses = self.gradients.add(batch, share=1 / trainer.accumulate, sync=last)
             self.watch.see("loss", losses["loss"], self.step + 1, pairs[-1])
             for name, value in losses.items():
@@ -333,7 +334,7 @@ class Run:
                 self.average.shadow[name].copy_(tensor)
         self.step, self.best = state["step"], state["best"]
         if self.links is not None:
-            self.links.restore(state["links"], self.model, self.pairs)
+            self.links.restore(state["links"], self.pairs)
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         if len(state["random"]) != self.fabric.world_size:
             raise ConfigError(

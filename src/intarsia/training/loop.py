@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +15,10 @@ from intarsia.errors import ConfigError
 from intarsia.model import Model
 from intarsia.training.fit import Run, Validate, listing
 from intarsia.training.log import problems_listed
+from intarsia.training.memory import patches_dropped, recomputed
 from intarsia.training.optim import Schedule
 from intarsia.training.pseudo import PseudoLinks
+from intarsia.training.sampler import check_batch
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -46,6 +49,10 @@ class Trainer:
             stay exact (no TF32, as is torch's default): speed is in mixed precision. In 16-mixed
             a loss that is not finite stops the run at the next log line, but steps until then
             are only left out where their gradients are not finite either.
+        checkpointing: keep the inputs of the towers' blocks alone and run each block again on the
+            way back: far less memory, a third more time, the same gradients.
+        patch_dropout: share of the patches that a ViT does not see of each picture, drawn anew at
+            every step, for methods that do not look at patches; half of them is twice as fast.
         compile: run towers and method through ``torch.compile``, the losses as they are. The first
             steps take minutes, and a batch of another shape (longer texts) may compile again.
         log_every: steps between two lines of ``metrics.jsonl``. Only there, and before weights are
@@ -54,7 +61,8 @@ class Trainer:
         validate_every: steps between two validations; None = at the end only.
         devices: how many, or "auto".
         accelerator: of Lightning Fabric ("auto", "cpu", "cuda", "mps").
-        num_workers: of the data loader; pairs held in memory need none.
+        num_workers: processes that prepare batches; None = as many as help: none for pairs held in
+            memory, or on a CPU, whose cores they would take.
     """
 
     def __init__(
@@ -74,20 +82,30 @@ class Trainer:
         ema: float | None = None,
         flip: bool = False,
         precision: Precision = "bf16-mixed",
+        checkpointing: bool = False,
+        patch_dropout: float = 0.0,
         compile: bool = False,
         log_every: int = 10,
         save_every: int = 200,
         validate_every: int | None = None,
         devices: int | Literal["auto"] = 1,
         accelerator: str = "auto",
-        num_workers: int = 0,
+        num_workers: int | None = None,
     ) -> None:
         if (epochs is None) == (steps is None):
             raise ConfigError("give either trainer.epochs or trainer.steps")
-        if grad_cache_chunk is not None and grad_cache_chunk < 1:
-            raise ConfigError(
-                f"trainer.grad_cache_chunk is {grad_cache_chunk}: give at least 1 pair, or null"
-            )
+        _require_whole(
+            steps=steps,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            grad_cache_chunk=grad_cache_chunk,
+            log_every=log_every,
+            save_every=save_every,
+            validate_every=validate_every,
+        )
+        _require_positive(epochs=epochs, lr=lr, clip_grad=clip_grad)
+        if ema is not None and not 0 < ema < 1:
+            raise ConfigError(f"trainer.ema is {ema}: give a decay between 0 and 1, or null")
         self.epochs, self.steps = epochs, steps
         self.batch_size, self.accumulate = batch_size, accumulate
         self.grad_cache_chunk = grad_cache_chunk
@@ -97,6 +115,7 @@ class Trainer:
         self.log_every, self.save_every = log_every, save_every
         self.validate_every = validate_every
         self.num_workers, self.precision, self.compile = num_workers, precision, compile
+        self.checkpointing, self.patch_dropout = checkpointing, patch_dropout
         self.fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
@@ -108,7 +127,12 @@ class Trainer:
         self._launched = False
 
     def launch(self) -> Fabric:
-        """Start the other processes, if there are to be any; a second call does nothing."""
+        """Start the other processes, if there are to be any; a second call does nothing.
+
+        Raises:
+            ConfigError: other processes were launched than are asked for, or the batch of all of
+                them is a single pair.
+        """
         if not self._launched:
             self.fabric.launch()
             self._launched = True
@@ -117,6 +141,7 @@ class Trainer:
                     f"{os.environ['WORLD_SIZE']} processes were launched, but trainer.devices "
                     f"makes {self.fabric.world_size}: set trainer.devices to those of one machine"
                 )
+        check_batch(self.batch_size, self.fabric.world_size)
         return self.fabric
 
     def fit(
@@ -144,15 +169,44 @@ class Trainer:
             The path of the final weights.
 
         Raises:
-            ConfigError: the checkpoint to resume from is of another seed, of other pairs or of
-                another number of processes, or the model or the pairs cannot train with
-                ``grad_cache_chunk``, ``layer_decay`` or ``flip``.
+            ConfigError: all pairs are of one picture, the checkpoint to resume from is of another
+                seed, of other pairs or of another number of processes, or the model or the pairs
+                cannot train with ``grad_cache_chunk``, ``layer_decay``, ``flip``,
+                ``checkpointing`` or ``patch_dropout``.
             TrainingError: the loss or a gradient is not finite, which is found out at the next line
                 of the log, validation or checkpoint.
         """
         problems = Problems() if problems is None else problems
+        _require_pictures(pairs)
         with problems_listed(out, problems):
             run = Run(self, model, pairs, out, seed, problems, resume, links)
         if validate is not None and validation_problems is not None:
             validate = listing(validate, out, validation_problems)
-        return run.complete(validate, description)
+        with ExitStack() as saving:
+            if self.checkpointing:
+                saving.enter_context(recomputed(model.backbone))
+            if self.patch_dropout:
+                saving.enter_context(patches_dropped(model, self.patch_dropout))
+            return run.complete(validate, description)
+
+
+def _require_whole(**settings: int | None) -> None:
+    for name, value in settings.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"trainer.{name} is {value}: give at least 1")
+
+
+def _require_positive(**settings: float | None) -> None:
+    for name, value in settings.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"trainer.{name} is {value}: nothing is learnt; give more than 0")
+
+
+def _require_pictures(pairs: Pairs) -> None:
+    """Pairs of one picture are no negatives of one another."""
+    first = pairs.record_id(0)
+    if all(pairs.record_id(pair) == first for pair in range(1, len(pairs))):
+        raise ConfigError(
+            f"all {len(pairs)} pairs are of the picture {first!r}: there are no negatives, so that "
+            "nothing is learnt. Choose data with more pictures"
+        )

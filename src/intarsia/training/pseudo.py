@@ -20,14 +20,15 @@ from intarsia.components.detectors import Detector, load_detector
 from intarsia.components.pseudo import Candidates, Proposals, candidates, proposals
 from intarsia.components.text import TextParser
 from intarsia.data.problems import Problems
+from intarsia.data.records import Records
 from intarsia.encode.cached import CachedPairs
 from intarsia.encode.lines import JsonLines
-from intarsia.encode.links import links_of, word_ranges
+from intarsia.encode.links import word_ranges
 from intarsia.encode.pairs import LivePairs, Pairs
 from intarsia.errors import ConfigError
 from intarsia.model import Model
 from intarsia.ops.regions import pool_regions, pool_words
-from intarsia.runtime import progress
+from intarsia.runtime import bar, chunks
 from intarsia.types import Batch, Record, Region, TokenBatch
 
 PAIRS_AT_ONCE = 64
@@ -77,14 +78,16 @@ class PseudoLinks:
         if spec.refresh is not None and spec.refresh < 1:
             raise ConfigError(f"pseudo.refresh is {spec.refresh}: give at least 1 epoch, or null")
         self.spec = spec
-        self.records: list[Record] = []
         self._places: list[_Place] = []
         self._matching: Tensor | None = None
-        shown = progress(records, "regions and phrases")
         detector = _detector(records, spec, cache)
-        for found in proposals(shown, detector, TextParser(spec.parser), problems=problems):
-            self.records.append(_by_labels(found, spec.floor))
-            self._places += _places(found, len(self.records) - 1)
+        matched: list[Record] = []
+        with bar(len(records), "regions and phrases") as advance:
+            for found in proposals(records, detector, TextParser(spec.parser), problems=problems):
+                matched.append(_by_labels(found, spec.floor))
+                self._places += _places(found, len(matched) - 1)
+                advance(1)
+        self.records = Records.of(iter(matched))
 
     def are_due(self, before: int, now: int) -> bool:
         """Whether the model is to match anew between the steps of two epochs."""
@@ -102,59 +105,60 @@ class PseudoLinks:
         was_training = model.training
         model.eval()
         found: list[tuple[int, int, int]] = []
-        tokens = model.backbone.tokenize(self._captions())
-        starts = range(0, len(pairs), PAIRS_AT_ONCE)
-        for start in progress(starts, f"links, by {PAIRS_AT_ONCE}"):
-            batch = pairs[range(start, min(start + PAIRS_AT_ONCE, len(pairs)))]
-            rows = pairs.order[batch.pairs].tolist()
-            scores = self._scores(model, batch, rows, tokens)
-            for row, score in zip(rows, scores, strict=True):
-                if (some := self._places[row].candidates) is not None:
-                    part = score[: some.allowed.shape[0], : some.allowed.shape[1]]
-                    best = some.best(part, self.spec.score_floor)
-                    found += [(row, phrase, region) for phrase, region in best]
+        with bar(len(pairs), "links") as advance:
+            for some in chunks(range(len(pairs)), PAIRS_AT_ONCE):
+                batch = pairs[some]
+                rows = pairs.order[batch.pairs]
+                found += self._matched(model, batch, rows, pairs.tokens_of(rows))
+                advance(len(some))
         model.train(was_training)
         self._matching = torch.tensor(found, dtype=torch.int32).view(-1, 3)
-        self._link(model, pairs, tokens)
+        self._link(pairs)
         return len(found)
+
+    def _matched(
+        self, model: Model, batch: Batch, rows: Tensor, tokens: TokenBatch
+    ) -> Iterator[tuple[int, int, int]]:
+        """(caption, phrase, region) of what the model matches in a batch."""
+        scores = self._scores(model, batch, rows.tolist(), tokens)
+        for row, score in zip(rows.tolist(), scores, strict=True):
+            if (some := self._places[row].candidates) is not None:
+                part = score[: some.allowed.shape[0], : some.allowed.shape[1]]
+                for phrase, region in some.best(part, self.spec.score_floor):
+                    yield row, phrase, region
 
     def state(self) -> Tensor | None:
         """The last matching by the model, (links, 3): caption, phrase, region."""
         return self._matching
 
-    def restore(self, state: Tensor | None, model: Model, pairs: Pairs) -> None:
+    def restore(self, state: Tensor | None, pairs: Pairs) -> None:
         """Give ``pairs`` the links of a :meth:`state`."""
         self._matching = state
         if state is not None:
-            self._link(model, pairs, model.backbone.tokenize(self._captions()))
+            self._link(pairs)
 
-    def _captions(self) -> list[str]:
-        return [caption for record in self.records for caption in record.captions]
-
-    def _link(self, model: Model, pairs: Pairs, tokens: TokenBatch) -> None:
+    def _link(self, pairs: Pairs) -> None:
         assert isinstance(pairs, LivePairs | CachedPairs) and self._matching is not None
         phrases: list[list[Any]] = [[] for _ in self.records]
         for row, phrase, region in self._matching.tolist():
             place = self._places[row]
             assert place.candidates is not None
             phrases[place.record] += place.candidates.phrases([(phrase, region)])
-        records = [
-            replace(record, phrases=tuple(some))
-            for record, some in zip(self.records, phrases, strict=True)
-        ]
-        needs = model.method.needs
-        pairs.links = links_of(records, model.backbone, tokens, phrases="phrases" in needs)
+        known = (record for record, _ in self.records.known())
+        pairs.relink(
+            Records.of(
+                replace(record, phrases=tuple(some))
+                for record, some in zip(known, phrases, strict=True)
+            )
+        )
 
     def _scores(
         self, model: Model, batch: Batch, rows: Sequence[int], tokens: TokenBatch
     ) -> NDArray[np.float32]:
-        """(B,P,R) cosines of the candidates' phrases and regions."""
+        """(B,P,R) cosines of the candidates' phrases and regions; ``tokens`` are the rows'."""
         places = [self._places[row] for row in rows]
         boxes = [self._boxes(place, model.backbone.transform) for place in places]
-        words = [
-            word_ranges(tokens, *_spans(row, place))
-            for row, place in zip(rows, places, strict=True)
-        ]
+        words = [word_ranges(tokens, *_spans(i, place)) for i, place in enumerate(places)]
         features = model.features(replace(batch, links=None).to(model.device))
         regions = pool_regions(
             features.require("image_patches"), model.backbone.dims.grid, _padded(boxes, model)
@@ -167,7 +171,8 @@ class PseudoLinks:
 
     def _boxes(self, place: _Place, transform: ImageTransform) -> Tensor:
         """(R,4) of a picture in the unit of the backbone's input, cut to it."""
-        boxes = [region.box for region in self.records[place.record].regions]
+        (record,) = self.records.without_pictures([place.record])
+        boxes = [region.box for region in record.regions]
         placed = transform.boxes(boxes, place.size) if boxes else [(0.0, 0.0, 0.0, 0.0)]
         return (torch.tensor(placed) / transform.size).clamp(0, 1)
 
@@ -201,7 +206,7 @@ def _by_labels(found: Proposals, floor: float) -> Record:
 
 
 def _spans(row: int, place: _Place) -> tuple[Tensor, Tensor]:
-    """(P,) a caption's row, once a phrase, and (P,2) the phrases' spans."""
+    """(P,) a caption's row of a batch, once a phrase, and (P,2) the phrases' spans."""
     spans = [] if place.candidates is None else list(place.candidates.spans)
     return torch.full((len(spans),), row), torch.tensor(spans, dtype=torch.long).view(-1, 2)
 

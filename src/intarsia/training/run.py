@@ -11,8 +11,10 @@ import yaml
 
 from intarsia.data.problems import Problems
 from intarsia.data.readers import read
-from intarsia.encode.cached import CachedPairs, FeatureStore, content_key
+from intarsia.data.records import Records
+from intarsia.encode.cached import CachedPairs
 from intarsia.encode.component_pairs import ComponentPairs
+from intarsia.encode.extract import ALONE, Crew
 from intarsia.encode.pairs import LivePairs, Pairs
 from intarsia.errors import ConfigError, TrainingError
 from intarsia.identity import (
@@ -31,7 +33,6 @@ from intarsia.training.log import PROBLEMS, problems_listed
 from intarsia.training.loop import Trainer
 from intarsia.training.lora import LoraSpec, add_lora
 from intarsia.training.pseudo import PseudoLinks, PseudoSpec
-from intarsia.types import Record
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,8 @@ class DataSpec:
     split: str = "train"
     max_bad_fraction: float = 0.01
 
-    def read(self, problems: Problems | None = None) -> list[Record]:
-        return list(read(self.name, self.root, self.split, problems))
+    def read(self, problems: Problems | None = None) -> Records:
+        return read(self.name, self.root, self.split, problems)
 
     def problems(self) -> Problems:
         return Problems(self.max_bad_fraction)
@@ -74,7 +75,7 @@ def train(
     validate: Validate | None = None,
     validation_problems: Problems | None = None,
     config: dict[str, Any] | None = None,
-    records: list[Record] | None = None,
+    records: Records | None = None,
     description: str = "training",
 ) -> Model:
     """Train a model into ``out``, which ``load_model`` then reads; the same model is returned.
@@ -115,18 +116,21 @@ def train(
         if lora is not None:
             add_lora(model, lora)
         model.to(trainer.launch().device)
-        with trainer.fabric.rank_zero_first(local=True):
-            if trainer.fabric.is_global_zero and not resume:
-                (out / PROBLEMS).unlink(missing_ok=True)
-            write_config(out, spec, config or {}, resume=resume)
-            if trainer.fabric.is_global_zero:
+        fabric = trainer.fabric
+        with fabric.rank_zero_first():
+            if fabric.is_global_zero:
+                if not resume:
+                    (out / PROBLEMS).unlink(missing_ok=True)
+                write_config(out, spec, config or {}, resume=resume)
                 resolved = resolved_config(spec, config or {})
                 _keep_keys(out, run_keys(resolved, data_key(records), init), is_begun)
-            links = None
-            if pseudo is not None:
+        links = None
+        if pseudo is not None:
+            with fabric.rank_zero_first(local=True):
                 links = PseudoLinks(records, pseudo, cache, problems)
-                records = links.records
-            pairs = make_pairs(model, records, cache, problems)
+            records = links.records
+        crew = Crew(fabric.global_rank, fabric.world_size, fabric.barrier)
+        pairs = make_pairs(model, records, cache, problems, crew)
     trainer.fit(
         model,
         pairs,
@@ -148,21 +152,41 @@ def _start_from(model: Model, init: Path) -> None:
         logger.info("%d tensors are new, not in %s, e.g. %s", len(fresh), init, fresh[0])
 
 
-def make_pairs(model: Model, records: list[Record], cache: Path, problems: Problems) -> Pairs:
+def make_pairs(
+    model: Model, records: Records, cache: Path, problems: Problems, crew: Crew = ALONE
+) -> Pairs:
     """Components where the method matches them, live pairs where a tower trains, cached states
-    where both are frozen."""
+    where both are frozen; what is missing of these is computed by all of ``crew``."""
     needs = model.method.needs
-    if "components" in needs:
-        model.cache = cache
-        return ComponentPairs(model.components, records, roles="roles" in needs, problems=problems)
-    links = {"links": "links" in needs, "phrases": "phrases" in needs}
+    links, phrases = "links" in needs, "phrases" in needs
+    model.cache = cache
     if model.freeze not in ("towers", "backbone"):
-        return LivePairs(records, model.backbone, problems, **links)
-    folder = cache / f"{content_key(records)}-{model.backbone.fingerprint()}"
-    store = FeatureStore(folder, records, model.backbone)
-    tokens = "tokens" in needs
-    store.ensure(patches=model.dense, tokens=tokens, problems=problems)
-    return CachedPairs(store, patches=model.dense, tokens=tokens, **links)
+        return LivePairs(records, model.backbone, problems, links=links, phrases=phrases)
+    pairs: ComponentPairs | CachedPairs
+    if "components" in needs:
+        pairs = ComponentPairs(
+            records,
+            model.components,
+            model.backbone.eval(),
+            model.store,
+            roles="roles" in needs,
+            problems=problems,
+            crew=crew,
+        )
+    else:
+        pairs = CachedPairs(
+            records,
+            model.backbone.eval(),
+            model.store,
+            patches=model.dense,
+            tokens="tokens" in needs,
+            links=links,
+            phrases=phrases,
+            problems=problems,
+            crew=crew,
+        )
+    model.store.close()
+    return pairs
 
 
 def resolved_config(spec: ModelSpec, config: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,137 @@
+"""From records to vectors in the store: what is missing there is looked at once, by all devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from intarsia.data.problems import Problems
+from intarsia.data.records import Records
+from intarsia.encode.loader import Looks, load
+from intarsia.encode.store import NOWHERE, Store, VectorStore
+from intarsia.encode.towers import TEXTS_AT_ONCE, Towers
+from intarsia.encode.views import View, key_of
+from intarsia.runtime import bar, chunks
+from intarsia.types import Dense
+
+VIEWS_AT_ONCE = 256
+TEXTS_SORTED = 2048  # at a time: texts of about one length go together
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """The processes that share the work: this one is number ``rank`` of ``world``."""
+
+    rank: int = 0
+    world: int = 1
+    wait: Callable[[], None] = lambda: None
+
+
+ALONE = Crew()
+
+
+def extract_images(
+    records: Records,
+    views: Sequence[Sequence[View]],
+    keys: Sequence[Sequence[bytes]],
+    towers: Towers,
+    store: Store,
+    *,
+    dense: Dense | None = None,
+    problems: Problems,
+    crew: Crew = ALONE,
+    description: str = "pictures",
+) -> None:
+    """See to it that the store has the vectors of all views of all records' pictures.
+
+    Args:
+        records: I of them.
+        views: what is looked at of each.
+        keys: what each view goes by.
+        towers: what looks.
+        store: gets ``image_global`` and, with ``dense``, the patches.
+        dense: which patches.
+        problems: gets the pictures that cannot be read; their views stay out of the store.
+        crew: who does it; each takes a share of what is missing.
+        description: what the progress bar says.
+
+    Raises:
+        DataError: too many cannot be read.
+    """
+    names = {"image_global": "image_global"}
+    if dense:
+        names[patches_name(dense)] = "image_patches"
+    wanted = _missing(keys, [store[name] for name in names])
+    todo = [i for i, some in enumerate(wanted) if some][crew.rank :: crew.world]
+    chosen = [[views[i][k] for k in wanted[i]] for i in todo]
+    looks = Looks(records.at(todo), chosen)
+    with bar(sum(map(len, chosen)), description) as advance:
+        found = load(
+            looks, towers.backbone.transform, batch_size=VIEWS_AT_ONCE, device=towers.device
+        )
+        for seen in found:
+            for index, reason in seen.problems:
+                problems.add(looks.records.id_of(index), "image", reason)
+                problems.check()
+            some = [keys[todo[index]][k] for index in seen.records for k in wanted[todo[index]]]
+            if some:
+                states = towers.images(seen.pixels, dense=dense)
+                for name, field in names.items():
+                    store[name].add(some, states.require(field))
+            advance(len(some))
+    crew.wait()
+    store.refresh()
+
+
+def extract_texts(
+    texts: Sequence[str],
+    towers: Towers,
+    store: Store,
+    *,
+    tokens: bool = False,
+    crew: Crew = ALONE,
+    description: str = "texts",
+) -> None:
+    """See to it that the store has ``text_global`` and, with ``tokens``, ``text_tokens`` (those of
+    real tokens) of all texts, under their :func:`key_of`."""
+    names = ["text_global", "text_tokens"] if tokens else ["text_global"]
+    found = _missing([[key_of(text)] for text in texts], [store[name] for name in names])
+    missing = [text for text, is_missing in zip(texts, found, strict=True) if is_missing]
+    todo = list(dict.fromkeys(missing))[crew.rank :: crew.world]
+    with bar(len(todo), description) as advance:
+        for window in chunks(todo, TEXTS_SORTED):
+            for some in chunks(sorted(window, key=len), TEXTS_AT_ONCE):
+                states, _ = towers.texts(some)
+                keys = [key_of(text) for text in some]
+                store["text_global"].add(keys, states.require("text_global"))
+                if tokens:
+                    rows, mask = states.require("text_tokens"), states.require("text_mask")
+                    real = [row[own] for row, own in zip(rows.cpu(), mask.cpu(), strict=True)]
+                    store["text_tokens"].add(keys, real)
+                advance(len(some))
+    crew.wait()
+    store.refresh()
+
+
+def _missing(keys: Sequence[Sequence[bytes]], fields: Sequence[VectorStore]) -> list[list[int]]:
+    """Of each row of keys, the places of those that one of the fields lacks."""
+    flat = [key for some in keys for key in some]
+    lacking = np.zeros(len(flat), dtype=bool)
+    for field in fields:
+        lacking |= field.find(flat)[:, 0] == NOWHERE
+    ends = np.cumsum([len(some) for some in keys])
+    rows = np.split(lacking, ends[:-1]) if len(keys) else []
+    return [np.flatnonzero(row).tolist() for row in rows]
+
+
+def readable(keys: Sequence[bytes], store: Store) -> Tensor:
+    """(I,) bool: which pictures' whole views, by their keys, the store has."""
+    return torch.from_numpy(store["image_global"].find(keys)[:, 0] != NOWHERE)
+
+
+def patches_name(dense: Dense) -> str:
+    return f"image_patches_{dense}"

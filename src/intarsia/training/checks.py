@@ -1,0 +1,108 @@
+"""Settings that cannot go together, found out before any picture is read.
+
+Whoever starts a run calls :func:`check`; the parts that a setting concerns call their own line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from intarsia.errors import ConfigError, TrainingError
+from intarsia.model import WEIGHTS, Model
+
+if TYPE_CHECKING:
+    from intarsia.training.loop import Trainer
+
+CACHED = ("towers", "backbone")  # where pairs are what frozen towers have made of them
+
+
+def check(model: Model, trainer: Trainer, num_pairs: int, *, pseudo: bool = False) -> None:
+    """Whether a model can be trained as asked.
+
+    Args:
+        model: as it will train: in training mode.
+        trainer: whose number of devices is known (:meth:`Trainer.launch`).
+        num_pairs: captions of all pictures.
+        pseudo: phrases are to be matched to boxes.
+
+    Raises:
+        ConfigError: it cannot; the message names the settings and what would do.
+    """
+    if trainer.flip:
+        check_flip(model)
+    if trainer.layer_decay is not None:
+        check_layer_decay(model, trainer.layer_decay)
+    if trainer.grad_cache_chunk is not None:
+        check_batch_norm(model)
+    if pseudo:
+        check_pseudo(model)
+    check_crops(model)
+    check_batch_size(num_pairs, trainer.batch_size, trainer.fabric.world_size)
+
+
+def check_out(out: Path, *, resume: bool) -> None:
+    """
+    Raises:
+        TrainingError: the folder holds a run that is not to be resumed.
+    """
+    from intarsia.training.fit import LAST  # which imports what is here
+
+    if not resume and any((out / name).exists() for name in (WEIGHTS, LAST)):
+        raise TrainingError(f"{out} already holds a run: add --resume, or choose another --out")
+
+
+def check_flip(model: Model) -> None:
+    if model.freeze in CACHED:
+        raise ConfigError(
+            f"trainer.flip mirrors pictures, but freeze: {model.freeze} trains on what frozen "
+            "towers have made of them: set flip to false, or choose freeze none, image or text"
+        )
+
+
+def check_layer_decay(model: Model, decay: float) -> None:
+    if not 0 < decay <= 1:
+        raise ConfigError(f"trainer.layer_decay is {decay}: choose above 0 and at most 1, or null")
+    if model.freeze in CACHED:
+        raise ConfigError(
+            f"trainer.layer_decay is for towers that train, but freeze: {model.freeze} freezes "
+            "both: set layer_decay to null, or choose freeze none, image or text"
+        )
+
+
+def check_batch_norm(model: Model) -> None:
+    """Gradient caching shows a model the pairs of a batch chunk by chunk."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.training:
+            raise ConfigError(
+                f"trainer.grad_cache_chunk cannot train {name}: {type(module).__name__} takes its "
+                "statistics from the pairs that it sees together, which would be those of a chunk. "
+                "Freeze the towers (freeze: towers or backbone) or set grad_cache_chunk to null"
+            )
+
+
+def check_pseudo(model: Model) -> None:
+    if "links" not in model.method.needs:
+        raise ConfigError(
+            f"pseudo makes links of phrases to regions, which {type(model.method).__name__} "
+            "does not use: set it to null, or choose HarmoClip"
+        )
+
+
+def check_crops(model: Model) -> None:
+    if "crops" in model.method.needs and model.freeze in CACHED:
+        raise ConfigError(
+            f"crops of regions need the pixels, but freeze: {model.freeze} trains "
+            f"{type(model.method).__name__} on what frozen towers have made of whole pictures: "
+            "choose freeze none, image or text, or no crops (HarmoClip: gr_target phrase or image)"
+        )
+
+
+def check_batch_size(num_pairs: int, batch_size: int, world: int) -> None:
+    if num_pairs < batch_size * world:
+        raise ConfigError(
+            f"a batch of {batch_size} on each of {world} ranks is more than {num_pairs} pairs: "
+            "lower trainer.batch_size"
+        )
