@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from intarsia.cli import main, train_parser
-from intarsia.encode.vectors import VectorStore
+from intarsia.encode.store import VectorStore
 from intarsia.evaluation.result import KEYS
 from intarsia.model import load_model
 from intarsia.sweep import Sweep, run_arguments

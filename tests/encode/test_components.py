@@ -10,8 +10,20 @@ from PIL import Image
 
 from intarsia.components.text import TextParser
 from intarsia.data.problems import Problems
-from intarsia.encode.component_pairs import ComponentPairs, image_features, text_features
-from intarsia.encode.components import ComponentSpec, ComponentStore
+from intarsia.data.records import Records
+from intarsia.encode.component_pairs import (
+    ComponentPairs,
+    image_features,
+    image_keys,
+    image_rows,
+    read_components,
+    see_components,
+    text_features,
+    text_rows,
+)
+from intarsia.encode.components import Components, ComponentSpec
+from intarsia.encode.store import Store
+from intarsia.encode.towers import Towers
 from intarsia.errors import DataError
 from intarsia.methods import Clip, ComAlign
 from intarsia.model import Model
@@ -21,6 +33,49 @@ pytest.importorskip("spacy", reason="needs the extra 'text'")
 CLOSE = {"atol": 2e-3, "rtol": 2e-3}  # kept in half precision
 CAPTION = "A red circle above a blue square."
 NAN = float("nan")
+
+
+class Finder:
+    """Components found and embedded, as training does it."""
+
+    def __init__(self, backbone, spec, folder, *, compiled=False):
+        self.backbone = backbone.eval()
+        self.components = Components(spec, folder)
+        self.store = Store(folder, backbone.fingerprint())
+        self.towers = Towers(backbone, compiled=compiled)
+
+    @property
+    def images(self):
+        return self.store["image_global"]
+
+    @property
+    def texts(self):
+        return self.store["text_global"]
+
+    def add_pictures(self, records, problems=None):
+        given = Records.of(iter(records))
+        problems = Problems() if problems is None else problems
+        return see_components(self.components, given, self.towers, self.store, problems)
+
+    def add_texts(self, texts):
+        return read_components(self.components, texts, self.towers, self.store)
+
+    def image_features(self, found, **options):
+        rows = image_rows(self.store, self.backbone, self.components, found)
+        return image_features(rows, torch.device("cpu"), **options)
+
+    def text_features(self, found, **options):
+        rows = text_rows(self.store, self.backbone, self.components, found)
+        return text_features(rows, torch.device("cpu"), **options)
+
+    def pairs(self, records, **options):
+        return ComponentPairs(records, self.components, self.backbone, self.store, **options)
+
+
+def pairs_of(model, records, **options):
+    return ComponentPairs(
+        records, model.components, model.backbone.eval(), Store(None, ""), **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +91,7 @@ def one_parser(parser, monkeypatch):
 
 @pytest.fixture
 def store(backbone):
-    return ComponentStore(backbone, ComponentSpec(), None)
+    return Finder(backbone, ComponentSpec(), None)
 
 
 @pytest.fixture
@@ -85,7 +140,7 @@ def test_crops_are_those_of_pil(backbone, store, photo):
     assert parts.pairs == [(0, 1), (0, 2), (1, 2)]
     for keys, boxes in ((parts.entities, touched), (parts.relations, hulls)):
         crops = [picture.crop(box).resize(size, Image.Resampling.BICUBIC) for box in boxes]
-        found = next(image_features(store, [parts], roles=False, batch_size=1)).image_parts
+        found = next(store.image_features([parts], roles=False, batch_size=1)).image_parts
         vectors = found.entities if keys is parts.entities else found.relations
         torch.testing.assert_close(vectors[0, :3], of_pictures(backbone, crops), **CLOSE)
     assert found.entity_mask.tolist() == found.relation_mask.tolist() == [[True] * 3 + [False] * 7]
@@ -115,8 +170,8 @@ def half_broken(records) -> list[Record]:
 def test_pairs_hold_what_the_backbone_gives_for_each_crop_and_phrase(backbone, half_broken):
     problems = Problems(0.5)
     spec = ComponentSpec(num_entities=4, num_relations=3)
-    store = ComponentStore(backbone, spec, None)
-    pairs = ComponentPairs(store, half_broken, roles=True, problems=problems)
+    store = Finder(backbone, spec, None)
+    pairs = store.pairs(half_broken, roles=True, problems=problems)
     assert len(pairs) == 8 and [p.source for p in problems] == [half_broken[1].id]
     batch = pairs[[7, 2, 0]]
     assert batch.pictures.tolist() == [4, 2, 0]
@@ -161,7 +216,7 @@ def test_live_embeddings_equal_those_of_training(backbone, half_broken, directed
     torch.manual_seed(0)
     method = ComAlign(backbone.dims, directed=directed)
     model = Model(backbone, method, freeze="backbone").eval()
-    pairs = ComponentPairs(model.components, half_broken, roles=directed, problems=Problems(0.5))
+    pairs = pairs_of(model, half_broken, roles=directed, problems=Problems(0.5))
     with torch.inference_mode():
         trained = model.embed(pairs[list(range(8))])
     good = [half_broken[i] for i in (0, 2, 3, 4) for _ in range(2)]
@@ -181,7 +236,7 @@ def test_dropout_of_the_projections_stays_out_of_the_table(backbone, records):
     )
     model = Model(backbone.train(), ComAlign(backbone.dims), freeze="backbone")
     some = records[:2]
-    found = ComponentPairs(model.components, some, roles=False)[[0, 4]].features.image_global
+    found = pairs_of(model, some, roles=False)[[0, 4]].features.image_global
     expected = of_pictures(backbone.eval(), [Image.fromarray(r.image) for r in some])
     torch.testing.assert_close(found, expected, **CLOSE)
 
@@ -189,13 +244,13 @@ def test_dropout_of_the_projections_stays_out_of_the_table(backbone, records):
 def test_what_was_done_is_not_done_again(backbone, records, tmp_path, monkeypatch):
     counted = Counted(monkeypatch, backbone)
     some, texts = records[:3], [c for r in records[:3] for c in r.captions]
-    first = ComponentStore(backbone, ComponentSpec(), tmp_path)
+    first = Finder(backbone, ComponentSpec(), tmp_path)
     parts, phrases = first.add_pictures(some), first.add_texts(texts)
-    needed = {key for p in parts for key in (p.whole, *p.entities, *p.relations)}
+    needed = {key for p in parts for key in image_keys(p)}
     assert counted.rows == {"image_states": len(needed), "text_states": len(first.texts)}
-    first.close()
-    again = ComponentStore(backbone, ComponentSpec(), tmp_path)
-    monkeypatch.setattr(again, "parser", None)
+    first.store.close()
+    again = Finder(backbone, ComponentSpec(), tmp_path)
+    monkeypatch.setattr(again.components, "parser", None)
     assert again.add_pictures(some) == parts and again.add_texts(texts) == phrases
     assert counted.rows == {"image_states": len(needed), "text_states": len(first.texts)}
 
@@ -210,32 +265,35 @@ def test_a_stopped_extraction_goes_on_where_it_was(backbone, records, tmp_path, 
         return add(batch, **options)
 
     with monkeypatch.context() as patch:
+        monkeypatch.setattr("intarsia.encode.extract.VIEWS_AT_ONCE", 8)
         patch.setattr(backbone, "image_states", stops)
         with pytest.raises(KeyboardInterrupt):
-            ComponentStore(backbone, ComponentSpec(), tmp_path).add_pictures(records[:3])
+            Finder(backbone, ComponentSpec(), tmp_path).add_pictures(records[:3])
     done = counted.rows["image_states"]
-    store = ComponentStore(backbone, ComponentSpec(), tmp_path)
+    store = Finder(backbone, ComponentSpec(), tmp_path)
     assert 0 < done == len(store.images)
     store.add_pictures(records[:3])
     assert counted.rows["image_states"] == len(store.images) > done
 
 
 def test_more_components_need_only_the_new_crops(backbone, photo, tmp_path, monkeypatch):
-    few = ComponentStore(backbone, ComponentSpec(num_entities=2, num_relations=1), tmp_path)
+    few = Finder(backbone, ComponentSpec(num_entities=2, num_relations=1), tmp_path)
     few.add_pictures([photo])
-    few.close()
+    few.store.close()
     counted = Counted(monkeypatch, backbone)
-    ComponentStore(backbone, ComponentSpec(), tmp_path).add_pictures([photo])
+    Finder(backbone, ComponentSpec(), tmp_path).add_pictures([photo])
     assert counted.rows["image_states"] == 1 + 2
 
 
-def test_a_picture_is_known_by_its_content(backbone, store, photo, tmp_path, monkeypatch):
+def test_a_picture_is_known_by_its_content(store, photo, tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(photo.image).save(path)
-    sources = [path, path.read_bytes()]
-    first, second = store.add_pictures([replace(photo, image=s, id=str(s)[:9]) for s in sources])
-    assert first == second
-    assert store.add_pictures([photo])[0].whole != first.whole  # pixels are not their file
+    sources = [path.read_bytes(), path.read_bytes(), path]
+    first, second, file = store.add_pictures(
+        [replace(photo, image=s, id=str(i)) for i, s in enumerate(sources)]
+    )
+    assert first == second and file.key != first.key
+    assert store.add_pictures([photo])[0].key != first.key  # pixels are not their file
 
 
 class Detector:
@@ -256,9 +314,9 @@ def test_detections_are_kept(backbone, records, tmp_path, monkeypatch):
         "intarsia.encode.components.load_detector", lambda spec, **options: detector
     )
     spec = ComponentSpec(detector="onnx:any")
-    first = ComponentStore(backbone, spec, tmp_path).add_pictures(records[:3])
+    first = Finder(backbone, spec, tmp_path).add_pictures(records[:3])
     assert detector.seen == 3
-    again = ComponentStore(backbone, spec, tmp_path).add_pictures(records[:4])
+    again = Finder(backbone, spec, tmp_path).add_pictures(records[:4])
     assert again[:3] == first and detector.seen == 4
     assert first[1].regions == [Region((0.0, 0.0, 50.0, 21.0), "cat", 0.5)]
 
@@ -277,7 +335,7 @@ def test_detections_are_kept(backbone, records, tmp_path, monkeypatch):
 def test_odd_captions(backbone, records, caption, has_entities):
     method = ComAlign(backbone.dims, directed=True)
     model = Model(backbone, method, freeze="backbone")
-    (found,) = model.components.add_texts([caption])
+    (found,) = model.components.of_texts([caption])
     if has_entities is not None:
         assert bool(found.entities) is has_entities
     text = model.encode_texts([caption])
@@ -302,7 +360,7 @@ def test_odd_regions(store, photo, boxes, num_found, num_bad):
     (parts,) = store.add_pictures([record], problems)
     assert len(parts.entities) == num_found and len(problems) == num_bad
     assert len(parts.relations) == (10 if num_found == 10 else 0)
-    (x,) = image_features(store, [parts], roles=True, batch_size=1)
+    (x,) = store.image_features([parts], roles=True, batch_size=1)
     assert int(x.image_parts.entity_mask.sum()) == num_found
     assert x.image_parts.boxes.min() >= 0 and x.image_parts.boxes.max() <= 1
 
@@ -319,8 +377,8 @@ def test_no_components_at_all(backbone, records):
 
 def test_batches_do_not_change_features(store, half_broken):
     found = store.add_texts([c for r in half_broken for c in r.captions])
-    whole = next(text_features(store, found, roles=True, batch_size=100))
-    parts = list(text_features(store, found, roles=True, batch_size=3))
+    whole = next(store.text_features(found, roles=True, batch_size=100))
+    parts = list(store.text_features(found, roles=True, batch_size=3))
     for name in ("entities", "relations", "parts"):
         joined = torch.cat([getattr(x.text_parts, name) for x in parts])
         torch.testing.assert_close(joined, getattr(whole.text_parts, name))
@@ -333,20 +391,23 @@ def test_unreadable_pictures(store, records):
     with pytest.raises(DataError, match="1 of 2 records are bad"):
         store.add_pictures(bad, Problems())
     with pytest.raises(DataError, match="no readable picture with a caption"):
-        ComponentPairs(store, bad[:1], roles=False, problems=Problems(1.0))
+        store.pairs(bad[:1], roles=False, problems=Problems(1.0))
 
 
 def test_a_changed_backbone_has_a_store_of_its_own(backbone, records, tmp_path):
-    ComponentStore(backbone, ComponentSpec(), tmp_path).add_pictures(records[:1])
+    Finder(backbone, ComponentSpec(), tmp_path).add_pictures(records[:1])
     with torch.no_grad():
         next(backbone.towers()[0].parameters()).add_(1)
-    assert len(ComponentStore(backbone, ComponentSpec(), tmp_path).images) == 0
+    assert len(Finder(backbone, ComponentSpec(), tmp_path).images) == 0
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here")
 def test_a_compiled_tower_gives_the_same_vectors(backbone, photo):
-    plain = ComponentStore(backbone, ComponentSpec(), None)
-    fast = ComponentStore(backbone, ComponentSpec(), None, compiled=True)
+    plain = Finder(backbone, ComponentSpec(), None)
+    fast = Finder(backbone, ComponentSpec(), None, compiled=True)
     assert plain.add_pictures([photo]) == fast.add_pictures([photo])
     assert len(plain.images) == len(fast.images) == 7
-    np.testing.assert_allclose(plain.images.table(), fast.images.table(), atol=2e-3, rtol=2e-3)
+    (parts,) = plain.add_pictures([photo])
+    keys = image_keys(parts)
+    found, expected = (x.images.read(x.images.find(keys)) for x in (fast, plain))
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)

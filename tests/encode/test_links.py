@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from intarsia.encode.links import MAX_LINKS, links_of
+from intarsia.encode.links import MAX_LINKS, Linker
 from intarsia.types import Phrase, Record, Region
 
 CAPTION = "a red circle above two blue squares"
@@ -18,8 +18,9 @@ def record_of(regions, phrases, caption=CAPTION, size=(112, 112)) -> Record:
 
 
 def links(backbone, *records):
-    captions = [caption for record in records for caption in record.captions]
-    return links_of(records, backbone, backbone.tokenize(captions))
+    chosen = [(record, k) for record in records for k in range(len(record.captions))]
+    texts = [record.captions[k] for record, k in chosen]
+    return Linker(backbone.transform)(chosen, backbone.tokenize(texts))
 
 
 def test_boxes_words_and_labels(backbone):

@@ -6,8 +6,9 @@ from torch.utils.data import DataLoader
 
 from intarsia.data.problems import Problems
 from intarsia.encode import pairs as pairs_module
-from intarsia.encode.cached import CachedPairs, FeatureStore
+from intarsia.encode.cached import CachedPairs
 from intarsia.encode.pairs import LivePairs
+from intarsia.encode.store import Store
 from intarsia.errors import DataError
 from intarsia.types import Record
 
@@ -70,9 +71,8 @@ def test_workers_give_what_one_process_gives(backbone, records, monkeypatch):
 
 def test_cached_states_equal_live_ones(backbone, records, tmp_path):
     backbone.eval()
-    store = FeatureStore(tmp_path, records, backbone)
-    store.ensure(patches="value", tokens=True)
-    cached = CachedPairs(store, patches="value", tokens=True, links=True, phrases=True)
+    wanted = {"patches": "value", "tokens": True, "links": True, "phrases": True}
+    cached = CachedPairs(records, backbone, Store(tmp_path, "b"), **wanted)
     live = LivePairs(records, backbone, links=True, phrases=True)
     index = [3, 100, 17]
     batch = live[index]
@@ -97,65 +97,37 @@ def test_cached_states_equal_live_ones(backbone, records, tmp_path):
     assert cached.record_id(100) == live.record_id(100) == records[25].id
 
 
-def test_a_store_grows_by_what_is_missing(backbone, records, tmp_path):
-    store = FeatureStore(tmp_path, records, backbone)
-    store.ensure(patches=None, tokens=False)
-    assert not (tmp_path / "image_patches_value.npy").exists()
-    before = (tmp_path / "text_global.npy").stat().st_mtime_ns
-    store.ensure(patches="value", tokens=False)
-    assert (tmp_path / "image_patches_value.npy").exists()
-    assert (tmp_path / "text_global.npy").stat().st_mtime_ns == before
-
-
-def test_a_store_of_other_records_or_weights_is_refused(backbone, records, tmp_path):
-    FeatureStore(tmp_path, records, backbone)
-    with pytest.raises(DataError, match="features of records"):
-        FeatureStore(tmp_path, records[:7], backbone)
-    with torch.no_grad():
-        next(backbone.towers()[0].parameters()).add_(1)
-    with pytest.raises(DataError, match="features of backbone"):
-        FeatureStore(tmp_path, records, backbone)
-
-
-def test_an_interrupted_field_is_computed_again(backbone, records, tmp_path, monkeypatch):
-    store = FeatureStore(tmp_path, records, backbone)
-    calls = iter(range(10))
-    original = backbone.text_states
-
-    def dies_at_the_second_call(tokens):
-        if next(calls) == 1:
-            raise KeyboardInterrupt
-        return original(tokens)
-
-    monkeypatch.setattr(backbone, "text_states", dies_at_the_second_call)
-    monkeypatch.setattr("intarsia.encode.cached.TEXTS_SORTED", 100)
-    with pytest.raises(KeyboardInterrupt):
-        store.ensure(patches=None, tokens=True)
-    assert not (tmp_path / "text_global.npy").exists()
-    store.ensure(patches=None, tokens=True)
-    assert len(CachedPairs(store, patches=None, tokens=True)) == 192
+def test_what_was_computed_is_not_computed_again(backbone, records, tmp_path, monkeypatch):
+    wanted = {"patches": "value", "tokens": True}
+    first = Store(tmp_path, "b")
+    expected = CachedPairs(records, backbone.eval(), first, **wanted)[[3, 100]].states
+    first.close()
+    monkeypatch.setattr(backbone, "image_states", None)
+    monkeypatch.setattr(backbone, "text_states", None)
+    found = CachedPairs(records, backbone, Store(tmp_path, "b"), **wanted)[[3, 100]].states
+    for name in ("image_global", "image_patches", "text_global", "text_tokens", "text_mask"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
 
 
 def test_unreadable_pictures_are_left_out_of_cached_pairs(backbone, broken, tmp_path):
-    problems = Problems(0.1)
-    store = FeatureStore(tmp_path, broken, backbone)
-    store.ensure(patches=None, tokens=False, problems=problems)
-    pairs = CachedPairs(store, patches=None, tokens=False)
-    assert len(pairs) == 46 * 4 and len(problems) == 2
-    again = Problems(0.1)
-    store.ensure(patches=None, tokens=False, problems=again)
-    assert {p.source for p in again} == {broken[5].id, broken[11].id}
-    with pytest.raises(DataError, match="2 of 48 records are bad"):
-        store.ensure(patches=None, tokens=False, problems=Problems())
+    wanted = {"patches": None, "tokens": False}
+    for _ in range(2):
+        problems = Problems(0.1)
+        store = Store(tmp_path, "b")
+        pairs = CachedPairs(broken, backbone, store, **wanted, problems=problems)
+        assert len(pairs) == 46 * 4
+        assert {p.source for p in problems} == {broken[5].id, broken[11].id}
+    with pytest.raises(DataError, match="of 48 records are bad"):
+        CachedPairs(broken, backbone, store, **wanted, problems=Problems())
 
 
 def test_both_kinds_of_patches_are_kept_apart(backbone, records, tmp_path):
-    store = FeatureStore(tmp_path, records[:4], backbone)
-    found = []
-    for dense in ("value", "plain"):
-        store.ensure(patches=dense, tokens=False)
-        found.append(CachedPairs(store, patches=dense, tokens=False)[[0]].states.image_patches)
-    assert not torch.allclose(*found)
+    store = Store(tmp_path, "b")
+    found = [
+        CachedPairs(records[:4], backbone, store, patches=dense, tokens=False)[[0]]
+        for dense in ("value", "plain")
+    ]
+    assert not torch.allclose(*(batch.states.image_patches for batch in found))
 
 
 def test_a_batch_is_as_wide_as_its_longest_caption(backbone, records):
@@ -164,13 +136,12 @@ def test_a_batch_is_as_wide_as_its_longest_caption(backbone, records):
     lengths = [len(caption) for caption in captions]
     index = sorted(range(len(captions)), key=lengths.__getitem__)[:3]
     tokens, alone = pairs[index].tokens, backbone.tokenize([captions[i] for i in index])
-    assert tokens.ids.shape[1] < pairs.tokens.ids.shape[1]
     for name in ("ids", "attention", "mask", "offsets"):
         assert torch.equal(getattr(tokens, name), getattr(alone, name))
 
 
 def test_where_padding_was_trained_a_batch_keeps_it(backbone, records, monkeypatch):
-    tokenize, width = backbone.tokenize, backbone.dims.context
+    tokenize, width = backbone.tokenizer, backbone.dims.context
 
     def padded(texts):
         def pad(x):
@@ -178,5 +149,5 @@ def test_where_padding_was_trained_a_batch_keeps_it(backbone, records, monkeypat
 
         return replace(tokenize(texts), cut=None).map(pad)
 
-    monkeypatch.setattr(backbone, "tokenize", padded)
+    monkeypatch.setattr(type(backbone), "tokenizer", property(lambda self: padded))
     assert LivePairs(records, backbone)[[0, 1]].tokens.ids.shape[1] == width

@@ -216,7 +216,8 @@ class _Part:
         if self.path is None:
             if self.num_rows > len(self._table):
                 grown = np.empty((max(2 * first, self.num_rows), self.width), np.float16)
-                grown[:first] = self._table[:first]
+                if first:
+                    grown[:first] = self._table[:first]
                 self._table = grown
             self._table[first : self.num_rows] = rows
         return first
