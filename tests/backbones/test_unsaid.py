@@ -116,7 +116,7 @@ def test_a_clip_of_transformers_that_does_not_say_its_activation(clip_folder, tm
     load_backbone(changed(clip_folder, tmp_path / "a", text_config="gelu", vision_config="gelu"))
     assert not said(caplog)
     load_backbone(changed(clip_folder, tmp_path / "b", text_config=None))
-    assert "no hidden_act in text_config: quick_gelu is taken, which is QuickGELU" in caplog.text
+    assert "no hidden_act in text_config: quick_gelu is taken, as in OpenAI's Quick" in caplog.text
     caplog.clear()
     load_backbone(changed(clip_folder, tmp_path / "c", vision_config="gelu"))
     (message,) = said(caplog)

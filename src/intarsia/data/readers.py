@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from intarsia.data.flickr import flickr8k, flickr30k
 from intarsia.data.flickr_entities import flickr30k_entities
 from intarsia.data.image_folder import image_folder
 from intarsia.data.order import WHOLE, Part, parsed
-from intarsia.data.problems import Problems
+from intarsia.data.problems import Problems, distinct
 from intarsia.data.records import Records
 from intarsia.data.refcoco import refcoco
 from intarsia.data.table import read_table
@@ -84,13 +84,12 @@ def place_of(name: str, root: Path | None = None) -> Path:
     return root or data_root() / name
 
 
-def _scenes(_: Path, split: str, problems: Problems, part: Part = WHOLE) -> Records:
+def _scenes(_: Path, split: str, problems: Problems, part: Part = WHOLE) -> Iterator[Record]:
     from intarsia.data.scenes import SceneSet
 
     scenes = SceneSet(split)
-    records = scenes.records().at(list(part.of(range(len(scenes)), scenes.id_of)))
-    problems.seen(len(records))
-    return records
+    chosen = part.of(range(len(scenes)), scenes.id_of)
+    return distinct((scenes[index] for index in chosen), problems)
 
 
 READERS: dict[str, Reader] = {
