@@ -134,6 +134,7 @@ def test_comalign_from_extract_to_evaluation(tmp_path, capsys, monkeypatch):
         f"train --data.name scenes --data.split train[:16] --backbone scenes-clip --method Clip "
         f"--freeze towers --trainer.steps 1 --trainer.batch_size 8 --out {tmp_path}/base".split()
     )
+    embedded.clear()
     extract = f"extract --model {tmp_path / 'base'} --data scenes --split train[:16] {cache}"
     for part in ("1/2", "2/2"):
         main(f"{extract} --part {part}".split())

@@ -172,8 +172,8 @@ class Model(Encoder):
     def embed(self, batch: Batch) -> tuple[Embeddings, Embeddings]:
         """What the method makes of the pictures and of the texts of a batch of pairs."""
         features = self.features(batch)
-        image = replace(self.method.encode_image(features), ids=batch.pictures)
-        text = replace(self.method.encode_text(features), ids=batch.pictures)
+        image = replace(self.method.encode_image(features), ids=batch.image_ids)
+        text = replace(self.method.encode_text(features), ids=batch.text_ids)
         return image, text
 
     def losses(self, image: Embeddings, text: Embeddings) -> dict[str, Tensor]:

@@ -310,12 +310,16 @@ def test_a_detector_is_not_told_what_to_find():
         model.encode_images(pixels(), regions=[[]])
 
 
-def test_pictures_with_regions_are_read_a_batch_at_a_time(images):
+def test_pictures_with_regions_are_read_a_batch_at_a_time(images, monkeypatch):
     """No more pictures are open at once than ``batch_size`` says, whatever their number."""
     model = built("ComAlign")
     model.components  # noqa: B018
-    sizes, find = [], model.components.find
-    model.components.find = lambda some, problems: sizes.append(len(some)) or find(some, problems)
+    sizes, find = [], model.components.of_pictures
+    monkeypatch.setattr(
+        model.components,
+        "of_pictures",
+        lambda some, problems: sizes.append(len(some)) or find(some, problems),
+    )
     expected = model.encode_images(images * 2)
     assert_same(model.encode_images(images * 2, batch_size=4), expected)
     assert sizes == [6, 4, 2]

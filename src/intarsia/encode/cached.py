@@ -101,7 +101,7 @@ class CachedPairs(LinkedPairs, Dataset[Batch]):
         links = None
         if self.linker is not None:
             links = self.linker(self.captioned(rows), self.tokens_of(rows))
-        return Batch(index, pictures, states=states, links=links)
+        return self.with_truth(Batch(index, pictures, states=states, links=links), rows)
 
 
 class _Column:

@@ -233,7 +233,7 @@ class ComponentPairs(PairIndex, Dataset[Batch]):
             image_parts=self.image.components(where, roles=self.roles),
             text_parts=self.text.components(said, roles=self.roles),
         )
-        return Batch(index, pictures, features=features)
+        return self.with_truth(Batch(index, pictures, features=features), rows)
 
 
 @torch.no_grad()

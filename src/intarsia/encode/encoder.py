@@ -250,6 +250,8 @@ class Encoder(nn.Module):
         return replace(found, cut=tokens.cut).cpu()
 
     def _component_texts(self, texts: list[str], batch_size: int) -> list[Embeddings]:
+        if not texts:
+            return []
         store = self._kept()
         with self.components.lock:
             found = read_components(self.components, texts, self.towers, store)

@@ -22,6 +22,7 @@ from intarsia.encode.links import Captioned, Linker, num_usable
 from intarsia.encode.loader import Looks, load
 from intarsia.encode.views import WHOLE
 from intarsia.errors import DataError
+from intarsia.ops.true_texts import true_texts
 from intarsia.runtime import bar
 from intarsia.types import Batch, Record, TokenBatch
 
@@ -58,6 +59,19 @@ class PairIndex:
         self.pictures = torch.repeat_interleave(torch.arange(len(counts)), counts)
         self.first = counts.cumsum(0) - counts
         self.order = torch.arange(len(self.pictures))
+        self.truth = true_texts(records.captions, self.pictures, len(counts))
+
+    def with_truth(self, batch: Batch, rows: Tensor) -> Batch:
+        """The batch with what its captions say and what is true of their pictures, which only
+        matters where captions are shared."""
+        if not self.shares_captions:
+            return batch
+        true = self.truth.true[self.pictures[rows]]
+        return replace(batch, said=self.truth.said[rows], true=true)
+
+    @cached_property
+    def shares_captions(self) -> bool:
+        return bool(self.truth.is_shared.any())
 
     def keep(self, readable: Tensor) -> None:
         """Leave out the captions of pictures that are False in ``readable`` (I,)."""
@@ -179,6 +193,7 @@ class LivePairs(LinkedPairs, Dataset[Batch]):
         tokens = self._tokens(rows)
         links = None if self.linker is None else self.linker(self.captioned(rows), tokens)
         batch = Batch(index, pictures, pixels, tokens, links=links, problems=problems)
+        batch = self.with_truth(batch, rows)
         if not mirrored.any():
             return batch
         may = torch.tensor([self._may_be_mirrored(i) for i in pictures.tolist()])

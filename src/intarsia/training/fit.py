@@ -28,6 +28,7 @@ from intarsia.training.checkpoint import (
     restore_random_state,
     write_checkpoint,
 )
+from intarsia.training.checks import check_flip
 from intarsia.training.finite import FiniteWatch, Stopwatch
 from intarsia.training.log import RunLog, problems_listed
 from intarsia.training.lora import merge_lora, save_merged
@@ -69,10 +70,7 @@ class Run:
         links: PseudoLinks | None,
     ) -> None:
         if trainer.flip and not isinstance(pairs, LivePairs):
-            raise ConfigError(
-                f"trainer.flip mirrors pictures, but freeze: {model.freeze} trains on what frozen "
-                "towers have made of them: set flip to false, or choose freeze none, image or text"
-            )
+            check_flip(model)
         self.links = links
         self.trainer, self.pairs, self.out, self.seed = trainer, pairs, out, seed
         self.fabric, self.problems = trainer.fabric, problems

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from intarsia.errors import ConfigError
 from intarsia.model import Model
+from intarsia.training.checks import check_layer_decay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +93,7 @@ def layer_factors(model: Model, decay: float) -> dict[str, float]:
     Raises:
         ConfigError: the decay is not in (0, 1], or all towers are frozen.
     """
-    if not 0 < decay <= 1:
-        raise ConfigError(f"trainer.layer_decay is {decay}: choose above 0 and at most 1, or null")
-    if model.freeze in ("towers", "backbone"):
-        raise ConfigError(
-            f"trainer.layer_decay is for towers that train, but freeze: {model.freeze} freezes "
-            "both: set layer_decay to null, or choose freeze none, image or text"
-        )
+    check_layer_decay(model, decay)
     depths = model.backbone.depths()
     return {f"backbone.{name}": decay**depth for name, depth in depths.items()}
 

@@ -15,8 +15,8 @@ from intarsia.data.records import Records
 from intarsia.encode.cached import CachedPairs
 from intarsia.encode.component_pairs import ComponentPairs
 from intarsia.encode.extract import ALONE, Crew
-from intarsia.encode.pairs import LivePairs, Pairs
-from intarsia.errors import ConfigError, TrainingError
+from intarsia.encode.pairs import LivePairs, PairIndex, Pairs
+from intarsia.errors import ConfigError
 from intarsia.identity import (
     Keys,
     config_key,
@@ -28,11 +28,13 @@ from intarsia.identity import (
 )
 from intarsia.model import CONFIG, WEIGHTS, Model, ModelSpec, dump_config
 from intarsia.runtime import atomic
+from intarsia.training.checks import check, check_out
 from intarsia.training.fit import LAST, Validate
 from intarsia.training.log import PROBLEMS, problems_listed
 from intarsia.training.loop import Trainer
 from intarsia.training.lora import LoraSpec, add_lora
 from intarsia.training.pseudo import PseudoLinks, PseudoSpec
+from intarsia.training.sampler import check_negatives
 
 logger = logging.getLogger(__name__)
 
@@ -98,25 +100,22 @@ def train(
         records: the records of ``data``, where they are read already.
         description: what the progress bar says.
     """
+    check_out(out, resume=resume)
     is_begun = any((out / name).exists() for name in (WEIGHTS, LAST))
-    if is_begun and not resume:
-        raise TrainingError(f"{out} already holds a run: add --resume, or choose another --out")
     problems = data.problems()
     with problems_listed(out, problems):
         if records is None:
             records = data.read(problems)
         model = spec.build(seed)
-        if pseudo is not None and "links" not in model.method.needs:
-            raise ConfigError(
-                f"pseudo makes links of phrases to regions, which {type(model.method).__name__} "
-                "does not use: set it to null, or choose HarmoClip"
-            )
         if init is not None:
             _start_from(model, init)
         if lora is not None:
             add_lora(model, lora)
-        model.to(trainer.launch().device)
-        fabric = trainer.fabric
+        fabric = trainer.launch()
+        model.to(fabric.device)
+        index = PairIndex(records)
+        check(model.train(), trainer, len(index), pseudo=pseudo is not None)
+        check_negatives(index.truth, trainer.batch_size * fabric.world_size)
         with fabric.rank_zero_first():
             if fabric.is_global_zero:
                 if not resume:

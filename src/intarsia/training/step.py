@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from intarsia.errors import ConfigError
 from intarsia.model import Model
 from intarsia.ops.ranks import across_ranks
 from intarsia.training.checkpoint import random_state, restore_random_state
+from intarsia.training.checks import check_batch_norm
 from intarsia.types import Batch, Embeddings
 
 Tensors = dict[str, Tensor]
@@ -46,7 +45,7 @@ class GradientStep:
         self, fabric: Fabric, model: Model, chunk: int | None, *, compile: bool = False
     ) -> None:
         if chunk is not None:
-            _refuse_batch_norm(model)
+            check_batch_norm(model)
         self.fabric, self.model, self.chunk = fabric, model, chunk
         self.embed = _compiled(model.embed) if compile else model.embed
         self.module = fabric.setup_module(_Worker(model))
@@ -139,13 +138,3 @@ def _product(part: Embeddings, gradients: Tensors) -> Tensor:
     """Scalar whose gradient with respect to the embeddings is ``gradients``, padding cut off."""
     products = [(part[name] * g[:, : part[name].shape[1]]).sum() for name, g in gradients.items()]
     return torch.stack(products).sum()
-
-
-def _refuse_batch_norm(model: Model) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and module.training:
-            raise ConfigError(
-                f"trainer.grad_cache_chunk cannot train {name}: {type(module).__name__} takes its "
-                "statistics from the pairs that it sees together, which would be those of a chunk. "
-                "Freeze the towers (freeze: towers or backbone) or set grad_cache_chunk to null"
-            )
