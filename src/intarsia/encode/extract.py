@@ -12,7 +12,7 @@ from torch import Tensor
 from intarsia.data.problems import Problems
 from intarsia.data.records import Records
 from intarsia.encode.loader import Looks, load
-from intarsia.encode.store import NOWHERE, Store, VectorStore
+from intarsia.encode.store import ENTRY, NOWHERE, Store, VectorStore
 from intarsia.encode.towers import TEXTS_AT_ONCE, Towers
 from intarsia.encode.views import View, key_of
 from intarsia.runtime import bar, chunks
@@ -118,11 +118,15 @@ def extract_texts(
 
 
 def _missing(keys: Sequence[Sequence[bytes]], fields: Sequence[VectorStore]) -> list[list[int]]:
-    """Of each row of keys, the places of those that one of the fields lacks."""
+    """Of each row of keys, the places of those that one of the fields lacks; of equal keys the
+    first alone."""
     flat = [key for some in keys for key in some]
     lacking = np.zeros(len(flat), dtype=bool)
     for field in fields:
         lacking |= field.find(flat)[:, 0] == NOWHERE
+    first = np.zeros_like(lacking)
+    first[np.unique(np.array(flat, dtype=ENTRY["key"]), return_index=True)[1]] = True
+    lacking &= first
     ends = np.cumsum([len(some) for some in keys])
     rows = np.split(lacking, ends[:-1]) if len(keys) else []
     return [np.flatnonzero(row).tolist() for row in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from intarsia.training.loop import Trainer
 from intarsia.training.lora import LoraSpec, add_lora
 from intarsia.training.pseudo import PseudoLinks, PseudoSpec
 from intarsia.training.sampler import check_negatives
+from intarsia.types import Record
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ def train(
     validate: Validate | None = None,
     validation_problems: Problems | None = None,
     config: dict[str, Any] | None = None,
-    records: Records | None = None,
+    records: Sequence[Record] | None = None,
     description: str = "training",
 ) -> Model:
     """Train a model into ``out``, which ``load_model`` then reads; the same model is returned.
@@ -104,8 +106,7 @@ def train(
     is_begun = any((out / name).exists() for name in (WEIGHTS, LAST))
     problems = data.problems()
     with problems_listed(out, problems):
-        if records is None:
-            records = data.read(problems)
+        records = data.read(problems) if records is None else Records.of(records)
         model = spec.build(seed)
         if init is not None:
             _start_from(model, init)
@@ -152,7 +153,7 @@ def _start_from(model: Model, init: Path) -> None:
 
 
 def make_pairs(
-    model: Model, records: Records, cache: Path, problems: Problems, crew: Crew = ALONE
+    model: Model, records: Sequence[Record], cache: Path, problems: Problems, crew: Crew = ALONE
 ) -> Pairs:
     """Components where the method matches them, live pairs where a tower trains, cached states
     where both are frozen; what is missing of these is computed by all of ``crew``."""
