@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 NAMES = (
-    *("matching", "contrastive", "scoring", "training_step", "gradient_cache", "extraction"),
-    *("text_components", "detector", "contention", "gpu"),
+    *("matching", "contrastive", "scoring", "training_step", "gradient_cache", "road"),
+    *("text_components", "detector", "gpu"),
 )
 
 if __name__ == "__main__":

@@ -66,11 +66,15 @@ def measured() -> list[dict[str, object]]:
     return rows
 
 
+def main() -> None:
+    rows = measured()
+    (harness.RESULTS / "contention.json").write_text(json.dumps(rows, indent=1) + "\n")
+    for row in rows:
+        print(f"{row['name']:24} {row['policy']:30} {row['ratio']:.2f} x")
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["steps"]:
         print(json.dumps(steps()))
     else:
-        rows = measured()
-        (harness.RESULTS / "contention.json").write_text(json.dumps(rows, indent=1) + "\n")
-        for row in rows:
-            print(f"{row['name']:24} {row['policy']:30} {row['ratio']:.2f} x")
+        main()

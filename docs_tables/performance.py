@@ -52,6 +52,15 @@ def kernels() -> str:
     return as_markdown(lines)
 
 
+def records() -> str:
+    """Seconds and memory against the number of records."""
+    lines = [["records", "opened in", "this process", "all with workers"]]
+    for row in _json("records"):
+        sizes = [f"{row[key] / 2**20:,.0f} MiB" for key in ("own_bytes", "all_bytes")]
+        lines.append([f"{row['shape']['records']:,}", f"{row['open_s']:.2f} s", *sizes])
+    return as_markdown(lines)
+
+
 def _json(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -67,6 +76,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "training-step": partial(timed, "training_step"),
     "comalign-epoch": epoch,
     "contention": contention,
-    "extraction": partial(timed, "extraction"),
+    "road": partial(timed, "road"),
+    "records": records,
     "pseudo-regions": pseudo_regions,
 }

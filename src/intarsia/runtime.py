@@ -108,7 +108,7 @@ def loading(workers: int, device: torch.device) -> dict[str, Any]:
     arguments: dict[str, Any] = {"num_workers": workers, "pin_memory": device.type == "cuda"}
     if workers:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["intarsia.encode.loader", "intarsia.encode.pairs"])
+        context.set_forkserver_preload(["intarsia.encode.pairs", "intarsia.data.table"])
         arguments |= {"multiprocessing_context": context}
     return arguments
 

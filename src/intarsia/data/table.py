@@ -15,6 +15,8 @@ from typing import Any
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from intarsia.data.columns import KNOWN, columns_of, record_of
 from intarsia.data.images import load_image
@@ -69,18 +71,26 @@ def read_table(path: Path, problems: Problems, part: Part = WHOLE) -> Records:
         DataError: ``path`` is not a table, or one of another version.
     """
     rows = TableRows(path)
-    ids = rows.column("id").to_pylist()
+    ids = rows.column("id")
     problems.seen(len(ids))
-    places: list[int] = []
-    last = None
-    for place in part.of(order_of_ids(rows.column("id")), lambda place: ids[place]):
-        if ids[place] == last:
-            problems.add(path, "id", f"{last!r} is used twice")
-            continue
-        last = ids[place]
-        places.append(place)
-    is_all = places == list(range(len(ids)))
-    return Records(rows, None if is_all else np.array(places, dtype=np.int64))
+    order = order_of_ids(ids)
+    ids = ids.take(pa.array(order))
+    places = order if part == WHOLE else _of_part(order, ids, part)
+    again = np.zeros(len(order), dtype=bool)
+    again[1:] = np.asarray(pc.equal(ids[1:], ids[:-1]))
+    for index in np.flatnonzero(again & np.isin(order, places)):
+        problems.add(path, "id", f"{ids[int(index)].as_py()!r} is used twice")
+    places = places[~np.isin(places, order[again])] if again.any() else places
+    is_all = np.array_equal(places, np.arange(len(order)))
+    del ids
+    pa.default_memory_pool().release_unused()
+    return Records(rows, None if is_all else places)
+
+
+def _of_part(order: NDArray[np.int64], ids: Any, part: Part) -> NDArray[np.int64]:
+    """Those of the places that are in a part; ``ids`` are theirs."""
+    chosen = part.of(range(len(order)), lambda index: str(ids[index].as_py()))
+    return order[list(chosen)]
 
 
 class TableRows:
