@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
+import numpy as np
 import torch
 
 from intarsia.types import Span, TokenBatch
@@ -102,17 +103,18 @@ def fast_tokens(
             return_attention_mask=True,
             return_special_tokens_mask=True,
             return_offsets_mapping=True,
-            return_tensors="pt",
         )
-    attention = encoded["attention_mask"].bool()
-    mask = attention & (encoded["special_tokens_mask"] == 0)
-    offsets = encoded["offset_mapping"].tolist()
+    names = ("input_ids", "attention_mask", "special_tokens_mask")
+    ids, attended, special = (torch.from_numpy(np.array(encoded[name])) for name in names)
+    attention = attended.bool()
+    mask = attention & (special == 0)
+    offsets = encoded["offset_mapping"]
     for row, text, clean_text in zip(offsets, texts, cleaned, strict=True):
         origin = None if clean_text == text else align(text, clean_text)
         row[:] = [_own_span(span, text, origin) for span in row]
-    spans = torch.tensor(offsets) * mask.unsqueeze(-1)
+    spans = torch.from_numpy(np.array(offsets)) * mask.unsqueeze(-1)
     cut = torch.tensor([bool(encoding.overflowing) for encoding in encoded.encodings])
-    return TokenBatch(encoded["input_ids"], attention, mask, spans, cut)
+    return TokenBatch(ids, attention, mask, spans, cut)
 
 
 def _own_span(span: Sequence[int], text: str, origin: list[Span] | None) -> Span:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from intarsia.backbones.base import Backbone
+from intarsia.backbones.base import Backbone, ImageTransform
 from intarsia.data.images import load_image
 from intarsia.data.problems import Problems
 from intarsia.data.records import Records
@@ -166,18 +167,14 @@ class LivePairs(LinkedPairs, Dataset[Batch]):
             self._keep_pixels(next(backbone.parameters()).device, problems)
 
     def _keep_pixels(self, device: torch.device, problems: Problems) -> None:
-        size = self.transform.size
-        self.pixels = torch.empty(len(self.records), 3, size, size, dtype=torch.uint8)
-        readable = torch.zeros(len(self.records), dtype=torch.bool)
-        looks = Looks(self.records, [[WHOLE]] * len(self.records))
-        with bar(len(self.records), "reading pictures") as advance:
-            for seen in load(looks, self.transform, batch_size=VIEWS_AT_ONCE, device=device):
-                self.pixels[seen.records] = seen.pixels
-                readable[seen.records] = True
-                for index, reason in seen.problems:
-                    problems.add(self.records.id_of(index), "image", reason)
-                    problems.check()
-                advance(len(seen.records) + len(seen.problems))
+        """Decode all pictures, or take what an earlier run on the same records has decoded."""
+        held = _HELD.setdefault(self.records, {})
+        if self.transform not in held:
+            held[self.transform] = _decoded(self.records, self.transform, device, problems)
+        self.pixels, readable, told = held[self.transform]
+        for name, reason in told:
+            problems.add(name, "image", reason)
+        problems.check()
         self.keep(readable)
 
     def __getitem__(self, pairs: Sequence[int]) -> Batch:
@@ -234,6 +231,37 @@ class LivePairs(LinkedPairs, Dataset[Batch]):
             else:
                 raise DataError(f"none of {len(self)} pairs has a readable picture")
         return torch.tensor(found), torch.stack(pixels), tuple(problems)
+
+
+Decoded = tuple[Tensor, Tensor, list[tuple[str, str]]]
+_HELD: WeakKeyDictionary[Records, dict[ImageTransform, Decoded]] = WeakKeyDictionary()
+"""What is decoded of records that are still in use."""
+
+
+def _decoded(
+    records: Records, transform: ImageTransform, device: torch.device, problems: Problems
+) -> Decoded:
+    """(I,3,S,S) uint8 pixels of all pictures, which of them are readable (I,), and why the others
+    are not.
+
+    Raises:
+        DataError: too many are not.
+    """
+    size = transform.size
+    pixels = torch.empty(len(records), 3, size, size, dtype=torch.uint8)
+    readable = torch.zeros(len(records), dtype=torch.bool)
+    told: list[tuple[str, str]] = []
+    looks = Looks(records, [[WHOLE]] * len(records))
+    with bar(len(records), "reading pictures") as advance:
+        for seen in load(looks, transform, batch_size=VIEWS_AT_ONCE, device=device):
+            pixels[seen.records] = seen.pixels
+            readable[seen.records] = True
+            for index, reason in seen.problems:
+                told.append((records.id_of(index), reason))
+                problems.add(told[-1][0], "image", reason)
+                problems.check()
+            advance(len(seen.records) + len(seen.problems))
+    return pixels, readable, told
 
 
 def mirror(batch: Batch, rows: Tensor) -> Batch:
