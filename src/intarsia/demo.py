@@ -40,7 +40,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "clip": ("Clip", {}),
     "registers": ("Registers", {}),
     "filip": ("Filip", {}),
-    "harmoclip": ("HarmoClip", {"local_weight": 1.0}),
+    "harmoclip": ("HarmoClip", {"local_weight": 1.0, "gr_target": "phrase"}),
 }
 START = "pretrained"
 BATCH = 128
@@ -60,7 +60,7 @@ PANELS = {
     "local_mean": "slots against patches, mean over positions",
     "local": "tokens against patches",
     "lrc": "phrases against regions",
-    "gr": "regions against their crops",
+    "gr": "regions against their phrases",
 }
 """Part of a method's loss -> the title of its panel."""
 LEAD = (
@@ -81,7 +81,7 @@ class Size:
     test: int
 
 
-FULL = Size(scenes=20_000, pretraining=700, adapting=160, test=1_000)
+FULL = Size(scenes=20_000, pretraining=650, adapting=140, test=800)
 FAST = Size(scenes=4_000, pretraining=80, adapting=12, test=200)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -101,10 +102,12 @@ class _Pictures(Dataset[Any]):
 
 
 def ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Batches on the device, each copied there while the one before it is at work.
+    """Batches on the device, each made ready while the one before it is at work.
 
-    Copies run in a stream of their own, from pinned memory, so that neither waits for the other.
+    A thread takes the next; copies to a GPU run in a stream of their own, from pinned memory, so
+    that neither waits for the other.
     """
+    batches = _taken_ahead(batches)
     if device.type != "cuda":
         yield from (batch.to(device) for batch in batches)
         return
@@ -119,6 +122,15 @@ def ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
         waiting = copied, event
     if waiting is not None:
         yield _arrived(*waiting, device)
+
+
+def _taken_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+    iterator = iter(batches)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, iterator, None)
+        while (batch := waiting.result()) is not None:
+            waiting = pool.submit(next, iterator, None)
+            yield batch
 
 
 def _arrived(batch: Batch, event: torch.cuda.Event, device: torch.device) -> Batch:
