@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from intarsia.encode import loader
 from intarsia.encode.pairs import LivePairs
 from intarsia.errors import TrainingError
 from intarsia.methods import Clip, Registers
@@ -50,6 +51,12 @@ class Watched(LivePairs):
             batch = batch.map(lambda x: x * torch.nan if x.ndim == 4 else x)
         self.after()
         return batch
+
+
+@pytest.fixture(autouse=True)
+def made_in_its_step(monkeypatch):
+    """No batch is made ahead of its step, so that what is asked of the pairs tells the step."""
+    monkeypatch.setattr(loader, "_taken_ahead", iter)
 
 
 @pytest.fixture
