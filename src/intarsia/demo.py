@@ -30,8 +30,8 @@ from intarsia.model import Model, ModelSpec
 from intarsia.report import Column, Curve, PhraseMap, Picture, write_report
 from intarsia.runtime import progress
 from intarsia.training.loop import Trainer
-from intarsia.training.optim import Schedule
 from intarsia.training.run import DataSpec, train
+from intarsia.training.schedule import Schedule
 from intarsia.types import Record
 
 logger = logging.getLogger(__name__)
@@ -188,6 +188,7 @@ def _evaluate(
                 seed=seed,
                 config={},
                 keys=result_keys(model, test, {"protocol": protocol}),
+                counted=evaluation.counted,
             ),
         )
         metrics |= found
@@ -238,7 +239,9 @@ def _picture(record: Record, models: Mapping[str, Model]) -> Picture:
     boxes = phrase_boxes(record)
     phrases = list(boxes)
     image = Image.fromarray(record.image)  # type: ignore[arg-type]
-    maps = {name: model.patch_maps(image, phrases).numpy() for name, model in models.items()}
+    maps = {
+        name: model.patch_maps(image, phrases).numpy(force=True) for name, model in models.items()
+    }
     rows = [
         PhraseMap(phrase, {name: found[i] for name, found in maps.items()}, boxes[phrase])
         for i, phrase in enumerate(phrases)

@@ -1,6 +1,7 @@
 """What a model answers: every method over every kind of backbone, and every kind of input."""
 
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,12 +13,13 @@ from PIL import Image
 import intarsia.methods
 from intarsia.components.text import TextParser
 from intarsia.errors import ConfigError, CutTextWarning, DataError
-from intarsia.model import Model, ModelSpec
+from intarsia.model import Model, ModelSpec, load_model
 from intarsia.types import Embeddings, Region
 
 METHODS = [name for name in intarsia.methods.__all__ if name != "Method"]
 TEXTS = ["a red circle above a blue square", "two green stars", "a ring"]
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+HALF = {"atol": 1e-3, "rtol": 1e-3}  # states of components are kept in half precision
 
 
 @pytest.fixture(scope="module")
@@ -323,3 +325,30 @@ def test_pictures_with_regions_are_read_a_batch_at_a_time(images, monkeypatch):
     expected = model.encode_images(images * 2)
     assert_same(model.encode_images(images * 2, batch_size=4), expected)
     assert sizes == [6, 4, 2]
+
+
+# ---- some at a time ---------------------------------------------------------------------------
+
+
+def test_batches_are_the_rows_of_the_whole(model, images):
+    parts = list(model.image_batches(images, batch_size=2))
+    assert [len(part) for part in parts] == [2, 1]
+    assert_same(Embeddings.concatenate(parts), model.encode_images(images), **HALF)
+    parts = list(model.text_batches(TEXTS, batch_size=2))
+    assert [len(part) for part in parts] == [2, 1]
+    assert_same(Embeddings.concatenate(parts), model.encode_texts(TEXTS), **HALF)
+
+
+def test_between_two_batches_the_model_is_the_callers(clip, images):
+    clip.train()
+    for part in clip.image_batches(images, batch_size=1):
+        assert clip.training and clip.backbone.training and torch.is_grad_enabled()
+        assert not part["global"].requires_grad and not part["global"].is_inference()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler here")
+def test_a_compiled_image_tower_gives_the_same(clip, images):
+    compiled = load_model("scenes-clip", compile=True)
+    plain = load_model("scenes-clip")
+    plain.load_state_dict(compiled.state_dict())
+    assert_same(compiled.encode_images(images), plain.encode_images(images), atol=1e-4, rtol=1e-4)

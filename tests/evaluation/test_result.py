@@ -135,12 +135,14 @@ def test_versions_of_a_checkout_that_is_not_installed(monkeypatch, tmp_path):
 
 def test_table_shows_value_and_half_interval(tmp_path):
     a = {"protocol": "retrieval", "data": "flickr8k", "split": "dev", "n": 9, "seed": 0}
+    a["counted"] = {"captions": 5000, "cut_captions": 3}
     one = {**a, "model": "clip", "metrics": {"i2t_r1": {"value": 25.14, "ci95": [22, 27]}}}
     two = {**a, "model": "filip", "metrics": {"t2i_r1": {"value": 8.0, "ci95": [7, 9]}}}
     console = Console(width=200, record=True, file=StringIO())
     console.print(table([one, two]))
     text = console.export_text()
     assert "retrieval on flickr8k dev, n = 9" in text
+    assert "5,000 captions, 3 cut captions" in text
     rows = {line.split()[1]: line for line in text.splitlines() if "_r1" in line}
     assert rows["i2t_r1"].split()[3:6] == ["25.1", "±", "2.5"] and "-" in rows["i2t_r1"]
     assert rows["t2i_r1"].split()[3] == "-" and "8.0 ± 1.0" in rows["t2i_r1"]

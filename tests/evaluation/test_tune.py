@@ -1,5 +1,6 @@
 """The search for ComAlign's weights, on embeddings in which the best are known."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -27,13 +28,15 @@ class Planted:
         self.method = ComAlign(DIMS, terms=["global"])
         self.base, self.fine = base, fine
 
-    def encode_images(self, images, regions=None) -> Embeddings:
-        rows = torch.tensor([int(image[0, 0, 0]) for image in images])
-        return Embeddings({"base": self.base[rows], "global": self.fine[rows]})
+    device = torch.device("cpu")
 
-    def encode_texts(self, texts) -> Embeddings:
+    def image_batches(self, images, regions=None) -> Iterator[Embeddings]:
+        rows = torch.tensor([int(image[0, 0, 0]) for image in images])
+        yield Embeddings({"base": self.base[rows], "global": self.fine[rows]})
+
+    def text_batches(self, texts) -> Iterator[Embeddings]:
         rows = torch.eye(NUM)[[int(text) for text in texts]]
-        return Embeddings({"base": rows, "global": rows})
+        yield Embeddings({"base": rows, "global": rows})
 
 
 def numbered() -> list[Record]:

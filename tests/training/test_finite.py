@@ -15,9 +15,8 @@ from intarsia.errors import TrainingError
 from intarsia.methods import Clip, Registers
 from intarsia.model import Model
 from intarsia.training import finite
-from intarsia.training.checkpoint import read_checkpoint
+from intarsia.training.checkpoint import LAST, read_checkpoint
 from intarsia.training.finite import FiniteWatch
-from intarsia.training.fit import LAST
 from intarsia.training.loop import Trainer
 
 

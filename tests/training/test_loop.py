@@ -21,8 +21,8 @@ from intarsia.errors import ConfigError, DataError, TrainingError
 from intarsia.identity import RUN_KEYS
 from intarsia.model import ModelSpec, load_model
 from intarsia.training.loop import Trainer
-from intarsia.training.optim import Schedule
 from intarsia.training.run import DataSpec, train, write_config
+from intarsia.training.schedule import Schedule
 
 CLIP = ModelSpec({"spec": "scenes-clip"})
 REGISTERS = ModelSpec(

@@ -5,7 +5,8 @@ from torch import nn
 from intarsia.errors import ConfigError
 from intarsia.methods import Clip
 from intarsia.model import Model
-from intarsia.training.optim import Schedule, WeightAverage, layer_factors, parameter_groups
+from intarsia.training.optim import WeightAverage, layer_factors, parameter_groups
+from intarsia.training.schedule import Schedule
 
 
 def test_cosine_rises_then_falls_to_zero():

@@ -13,7 +13,7 @@ from intarsia.encode.pairs import LivePairs
 from intarsia.errors import ConfigError
 from intarsia.model import ModelSpec, load_model
 from intarsia.ops.regions import pool_regions, pool_words
-from intarsia.training.fit import LAST
+from intarsia.training.checkpoint import LAST
 from intarsia.training.loop import Trainer
 from intarsia.training.pseudo import PseudoLinks, PseudoSpec
 from intarsia.training.run import DataSpec, make_pairs, train

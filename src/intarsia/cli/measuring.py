@@ -113,6 +113,7 @@ def measure(
         seed=config.get("seed"),
         config=config,
         keys=keys,
+        counted=evaluation.counted,
     )
     if test.blind is not None:
         result["blind"] = _blind_report(test.blind, evaluation)

@@ -40,15 +40,16 @@ from intarsia.types import Box, Dense, Embeddings, Features, Record, Region, Tok
 
 MISSING: Any = object()
 IMAGES_AT_ONCE = 128
+TEXTS_AT_ONCE = 256
 
 
 class Encoder(nn.Module):
     """What a model answers, from any number of threads, in whatever mode it is.
 
     A picture is a path, the bytes of a file, a PIL image, an (H,W,3) uint8 array or a (3,H,W) or
-    (H,W,3) uint8 tensor. Answers are ordinary tensors without a gradient. Embeddings and maps are
-    on the CPU, since those of a whole data set need not fit on the device; ``.to(device)`` moves
-    embeddings. Features are where the model is, in the precision of the method.
+    (H,W,3) uint8 tensor. Answers are ordinary tensors without a gradient, where the model is:
+    ``.cpu()`` moves them, and what does not fit there is asked for some pictures or texts at a
+    time (:meth:`image_batches`, :meth:`text_batches`).
 
     Args:
         backbone: its precision is that of the towers and projections.
@@ -156,13 +157,12 @@ class Encoder(nn.Module):
         dtype = next(self.method.parameters()).dtype
         return features.map(lambda x: x.to(dtype) if x.is_floating_point() else x)
 
-    @torch.no_grad()
     def encode_images(
         self,
         images: Pictures,
         *,
         regions: Iterable[Sequence[Region]] | None = None,
-        batch_size: int | None = None,
+        batch_size: int = IMAGES_AT_ONCE,
     ) -> Embeddings:
         """One or many pictures -> their embeddings, a row each, in order.
 
@@ -170,27 +170,47 @@ class Encoder(nn.Module):
             images: one picture, or any iterable of them, which is read as it is needed.
             regions: a list of regions for each picture, for methods that match components where
                 no detector finds them; without, the whole picture is its one entity.
-            batch_size: pictures at a time; None = what is fast.
+            batch_size: pictures at a time.
 
         Raises:
             ConfigError: the method does not take regions.
             DataError: a picture cannot be read, or there is not one list of regions a picture.
         """
-        if regions is not None and not self.takes_regions:
-            raise ConfigError(self._no_regions())
-        size = _checked(IMAGES_AT_ONCE if batch_size is None else batch_size)
-        with self.asked(), quietly():
-            if self.matches_components:
-                parts = self._component_images(pictures_of(images), regions, size)
-            else:
-                batches = map(torch.stack, chunks(self._pixels(images), size))
-                parts = [self._encode_image(self._see(x, self.dense)) for x in batches]
-            if not parts:
-                return self.encode_images(BLANK).rows(slice(0))
+        parts = list(self.image_batches(images, regions=regions, batch_size=batch_size))
+        if not parts:
+            return self.encode_images(BLANK).rows(slice(0))
         return Embeddings.concatenate(parts)
 
-    def _encode_image(self, features: Features) -> Embeddings:
-        return self.method.encode_image(features).cpu()
+    def image_batches(
+        self,
+        images: Pictures,
+        *,
+        regions: Iterable[Sequence[Region]] | None = None,
+        batch_size: int = IMAGES_AT_ONCE,
+    ) -> Iterator[Embeddings]:
+        """:meth:`encode_images`, ``batch_size`` pictures after the other."""
+        if regions is not None and not self.takes_regions:
+            raise ConfigError(self._no_regions())
+        size = _checked(batch_size)
+        if self.matches_components:
+            found = self._component_images(pictures_of(images), regions, size)
+        else:
+            batches = map(torch.stack, chunks(self._pixels(images), size))
+            found = (self._see(pixels, self.dense) for pixels in batches)
+        return self._answers(found, self.method.encode_image)
+
+    @torch.no_grad()
+    def _answers(
+        self, features: Iterator[Features], encode: Callable[[Features], Embeddings]
+    ) -> Iterator[Embeddings]:
+        """Each batch encoded; between two of them the model is the caller's."""
+        while True:
+            with self.asked(), quietly():
+                found = next(features, None)
+                if found is None:
+                    return
+                answer = encode(found)
+            yield answer
 
     def _no_regions(self) -> str:
         name = type(self.method).__name__
@@ -203,26 +223,22 @@ class Encoder(nn.Module):
         images: Iterator[AnyImage],
         regions: Iterable[Sequence[Region]] | None,
         batch_size: int,
-    ) -> list[Embeddings]:
-        parts: list[Embeddings] = []
-        with self.components.lock:
-            for some in chunks(_records(images, regions), batch_size):
-                records, store = Records.of(some), self._kept()
+    ) -> Iterator[Features]:
+        for some in chunks(_records(images, regions), batch_size):
+            records, store = Records.of(some), self._kept()
+            with self.components.lock:
                 seen = see_components(self.components, records, self.towers, store, Problems(0.0))
                 found = [part for part in seen if part is not None]
                 rows = image_rows(store, self.backbone, self.components, found)
-                features = image_features(
-                    rows, self.device, roles=self._takes_roles, batch_size=batch_size
-                )
-                parts += map(self._encode_image, features)
-        return parts
+            yield from image_features(
+                rows, self.device, roles=self._takes_roles, batch_size=batch_size
+            )
 
     @property
     def _takes_roles(self) -> bool:
         return "roles" in self.method.needs
 
-    @torch.no_grad()
-    def encode_texts(self, texts: Texts, *, batch_size: int = 256) -> Embeddings:
+    def encode_texts(self, texts: Texts, *, batch_size: int = TEXTS_AT_ONCE) -> Embeddings:
         """One or many texts -> their embeddings, a row each, in order; one string is one text.
 
         Texts beyond the context are cut, with a :class:`CutTextWarning` that counts them;
@@ -232,37 +248,34 @@ class Encoder(nn.Module):
             texts: one text, or any iterable of them.
             batch_size: texts at a time.
         """
-        size, given = _checked(batch_size), texts_of(texts)
-        with self.asked(), quietly():
-            if self.matches_components:
-                parts = self._component_texts(list(given), size)
-            else:
-                parts = [self._encode_text(some) for some in chunks(given, size)]
-            if not parts:
-                return self.encode_texts("").rows(slice(0))
+        parts = list(self.text_batches(texts, batch_size=batch_size))
+        if not parts:
+            return self.encode_texts("").rows(slice(0))
         found = Embeddings.concatenate(parts)
         self._tell_cut(found.cut)
         return found
 
-    def _encode_text(self, texts: Sequence[str]) -> Embeddings:
-        tokens = self.backbone.tokenize(texts)
-        found = self.method.encode_text(self._of_tokens(tokens))
-        return replace(found, cut=tokens.cut).cpu()
+    @torch.no_grad()
+    def text_batches(
+        self, texts: Texts, *, batch_size: int = TEXTS_AT_ONCE
+    ) -> Iterator[Embeddings]:
+        """:meth:`encode_texts`, ``batch_size`` texts after the other; ``cut`` is not warned of."""
+        _checked(batch_size)
+        for some in chunks(texts_of(texts), batch_size):
+            tokens = self.backbone.tokenize(some)
+            with self.asked(), quietly():
+                components = self.matches_components
+                found = self._component_texts(some) if components else self._of_tokens(tokens)
+                answer = self.method.encode_text(found)
+            yield replace(answer, cut=None if tokens.cut is None else tokens.cut.to(self.device))
 
-    def _component_texts(self, texts: list[str], batch_size: int) -> list[Embeddings]:
-        if not texts:
-            return []
+    def _component_texts(self, texts: list[str]) -> Features:
         store = self._kept()
         with self.components.lock:
             found = read_components(self.components, texts, self.towers, store)
             rows = text_rows(store, self.backbone, self.components, found)
-            features = text_features(
-                rows, self.device, roles=self._takes_roles, batch_size=batch_size
-            )
-            return [
-                replace(self.method.encode_text(part), cut=self.backbone.tokenize(some).cut).cpu()
-                for part, some in zip(features, chunks(texts, batch_size), strict=True)
-            ]
+        roles = self._takes_roles
+        return next(text_features(rows, self.device, roles=roles, batch_size=len(texts)))
 
     def _tell_cut(self, cut: Tensor | None) -> None:
         if cut is not None and (count := int(cut.sum())):
@@ -299,7 +312,7 @@ class Encoder(nn.Module):
             rows = torch.zeros(num_phrases, dtype=torch.long, device=self.device)
             found = self.image_features([image], patches=True, whole=whole).rows(rows)
             maps = self.method.patch_map(found, text)
-        return maps.view(num_phrases, *self.backbone.dims.grid).cpu()
+        return maps.view(num_phrases, *self.backbone.dims.grid)
 
     def seen(self, image: Picture) -> Box:
         """The part of a picture that the backbone sees and a map covers, in its pixels."""

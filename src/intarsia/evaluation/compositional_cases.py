@@ -16,8 +16,8 @@ from intarsia.data.images import AnyImage, load_image
 from intarsia.data.problems import EARLY, Problems
 from intarsia.errors import DataError
 from intarsia.evaluation.metrics import Array
+from intarsia.evaluation.vectors import both_ways
 from intarsia.model import Model
-from intarsia.ops.similarity import paired_scores
 from intarsia.runtime import progress
 from intarsia.types import Box
 
@@ -175,6 +175,5 @@ def _score_block(
     scores = []
     for place in range(len(cases[0].texts)):
         texts = text.rows(torch.tensor([column[case.texts[place]] for case in cases]))
-        i2t, t2i = paired_scores(owners, texts, model.method.terms)
-        scores.append((i2t + t2i) / 2)
-    return torch.stack(scores, 1)
+        scores.append(both_ways(model, owners, texts))
+    return torch.stack(scores, 1).cpu()

@@ -168,7 +168,7 @@ def _from_maps(model: Model, image: Image.Image, goals: Goals) -> tuple[Array, A
     to_pixels = np.array([*image.size, *image.size]) / side
     verdicts = [
         judged(boxes_from_map(heat) * to_pixels, boxes)
-        for heat, boxes in zip(upsampled(maps, side).numpy(), goals.values(), strict=True)
+        for heat, boxes in zip(upsampled(maps, side).numpy(force=True), goals.values(), strict=True)
     ]
     places, shares = zip(*verdicts, strict=True)
     return hits, np.array(places), np.array(shares)
@@ -181,7 +181,7 @@ def _from_proposals(
     scores = _region_scores(model, image, list(goals), boxes)
     if with_maps:
         side = model.backbone.transform.size
-        maps = upsampled(model.patch_maps(image, list(goals)), side).numpy()
+        maps = upsampled(model.patch_maps(image, list(goals)), side).numpy(force=True)
         cells = boxes * side / np.array([*image.size, *image.size])
         hot = np.stack([contrast(heat, cells) for heat in maps])
         scores = _standardised(scores) + _standardised(hot)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from intarsia.data.coco import Category
 from intarsia.data.images import AnyImage
@@ -30,14 +29,13 @@ from intarsia.evaluation.negatives import hard_negative_outcomes
 from intarsia.evaluation.pointing import pointing_chance, pointing_hits, pointing_outcomes
 from intarsia.evaluation.retrieval import (
     first_captions,
-    on_device,
     rank,
     retrieval_metrics,
     retrieval_outcomes,
     similarity_terms,
 )
+from intarsia.evaluation.vectors import both_ways, gathered, together
 from intarsia.model import Model
-from intarsia.ops.similarity import paired_scores
 from intarsia.types import Box, Embeddings, Record
 
 logger = logging.getLogger(__name__)
@@ -73,7 +71,8 @@ def evaluate_retrieval(
     """
     good, image = encoded_pictures(model, records, problems, lambda r: bool(r.captions))
     texts, truth = first_captions(good, captions)
-    image, text = on_device(image, model.encode_texts(texts), model.device)
+    text = gathered(model.text_batches(texts), model.device)
+    image, text = together(image, text)
     terms = similarity_terms(model.method, image, text)
     ranks = rank(image, text, terms, truth.owner, truth=truth)
     counted = {
@@ -81,6 +80,7 @@ def evaluate_retrieval(
         "captions": len(texts),
         "captions_left_out": sum(len(record.captions) for record in good) - len(texts),
         "shared_captions": int(truth.is_shared.sum()),
+        "cut_captions": 0 if text.cut is None else int(text.cut.sum()),
     }
     if counted["shared_captions"]:
         logger.info(
@@ -100,7 +100,7 @@ def evaluate_negatives(model: Model, records: Sequence[Record], problems: Proble
     owner = torch.tensor([i for i, _ in cases])
     true = [good[i].captions[negative.caption] for i, negative in cases]
     scores = [
-        _score(model, image.rows(owner), model.encode_texts(texts))
+        both_ways(model, image.rows(owner), model.encode_texts(texts))
         for texts in (true, [negative.text for _, negative in cases])
     ]
     kinds = [negative.kind for _, negative in cases]
@@ -192,12 +192,6 @@ def phrase_boxes(record: Record) -> dict[str, list[Box]]:
     }
 
 
-def _score(model: Model, image: Embeddings, text: Embeddings) -> Tensor:
-    """One number a pair: the mean of both directions."""
-    i2t, t2i = paired_scores(image, text, model.method.terms)
-    return (i2t + t2i) / 2
-
-
 def encoded_pictures(
     model: Model, records: Sequence[Record], problems: Problems, keep: Callable[[Record], bool]
 ) -> tuple[list[Record], Embeddings]:
@@ -215,4 +209,5 @@ def encoded_pictures(
     if first is None:
         raise DataError(f"none of {len(records)} records has what this protocol needs")
     regions = (record.regions for record in good) if model.takes_regions else None
-    return good, model.encode_images(chain([first], stream), regions=regions)
+    batches = model.image_batches(chain([first], stream), regions=regions)
+    return good, gathered(batches, model.device)

@@ -23,10 +23,10 @@ PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("intarsia", "torch", "transformers", "open_clip_torch", "numpy")
 KEYS = (
     *("protocol", "split", "n", "metrics", "per_query", "model", "data", "seed", "config", "keys"),
-    *("versions", "revision"),
+    *("counted", "versions", "revision"),
 )
 COLUMNS = tuple(item.name for item in fields(Outcomes))
-SINCE: dict[str, Any] = {"keys": {}}  # what older files lack
+SINCE: dict[str, Any] = {"keys": {}, "counted": {}}  # what older files lack
 
 
 def make_result(
@@ -40,11 +40,13 @@ def make_result(
     seed: int | None,
     config: Mapping[str, Any],
     keys: Mapping[str, str],
+    counted: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """What a result file holds, the outcomes not yet packed.
 
     ``n`` is the greatest n of the metrics; ``keys`` are those of
-    :func:`intarsia.identity.result_keys`. ``versions`` and ``revision`` are added: the git
+    :func:`intarsia.identity.result_keys`; ``counted`` says of what the figures are, where n does
+    not. ``versions`` and ``revision`` are added: the git
     commit of the source tree, marked ``+dirty`` when the package differs from it, null when the
     package does not run from a checkout.
     """
@@ -59,6 +61,7 @@ def make_result(
         "seed": seed,
         "config": config,
         "keys": keys,
+        "counted": dict(counted or {}),
         "versions": versions(),
         "revision": revision(PACKAGE),
     }
@@ -75,7 +78,8 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read what :func:`write_result` wrote; ``keys`` are empty in files older than these.
+    """Read what :func:`write_result` wrote; ``keys`` and ``counted`` are empty in files older
+    than these.
 
     Raises:
         DataError: There is no such file, it is not JSON, or it lacks keys of a result; or a column
@@ -116,7 +120,8 @@ def table(results: Sequence[Mapping[str, Any]]) -> Table:
     """A row a metric, a column a result: value ± half its interval, ``-`` where it has none."""
     first = results[0]
     title = f"{first['protocol']} on {first['data']} {first['split']}, n = {first['n']}"
-    view = Table("metric", title=title)
+    counts = (f"{n:,} {name.replace('_', ' ')}" for name, n in first["counted"].items())
+    view = Table("metric", title=title, caption=", ".join(counts))
     for result in results:
         seed = "" if result["seed"] is None else f"\nseed {result['seed']}"
         view.add_column(f"{result['model']}{seed}", justify="right")

@@ -29,7 +29,6 @@ NUM_TOP = 10
 TIE = 1e-6  # of the greatest possible score: what float32 sums of another order differ by
 CPU_BLOCK = 256  # pictures
 SCORES_SHARE = 1 / 32  # of a GPU's memory for the scores of all correct pairs' blocks
-EMBEDDINGS_SHARE = 1 / 8  # of a GPU's memory for the embeddings that are ranked on it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,16 +75,6 @@ def first_captions(records: Sequence[Record], most: int | None) -> tuple[list[st
     texts = [caption for record in records for caption in record.captions[:most]]
     owner = [i for i, record in enumerate(records) for _ in record.captions[:most]]
     return texts, true_texts(texts, torch.tensor(owner), len(records))
-
-
-def on_device(
-    image: Embeddings, text: Embeddings, device: torch.device
-) -> tuple[Embeddings, Embeddings]:
-    """Both on a GPU that has the memory to rank them; otherwise as they are."""
-    size = sum(x.nbytes for x in (*image.groups.values(), *text.groups.values()))
-    if device.type != "cuda" or size > EMBEDDINGS_SHARE * memory_of(device):
-        return image, text
-    return image.to(device), text.to(device)
 
 
 def rank(

@@ -23,6 +23,7 @@ from intarsia.evaluation.harness import Evaluation, encoded_pictures
 from intarsia.evaluation.mentions import readable
 from intarsia.evaluation.metrics import Array, Outcomes, summarise
 from intarsia.evaluation.prompts import prompts, spoken
+from intarsia.evaluation.vectors import gathered, together
 from intarsia.methods.base import normalised
 from intarsia.model import Model
 from intarsia.runtime import chunks, progress
@@ -149,12 +150,12 @@ def method_scores(
     """The readable records, and (I,C) mean similarities of their pictures with each class."""
     good, image = encoded_pictures(model, records, problems, lambda record: True)
     texts, owner, counts = _flat(sentences)
-    text = model.encode_texts(texts)
+    image, text = together(image, gathered(model.text_batches(texts), model.device))
 
     def blocks() -> Iterator[Tensor]:
         for start in progress(range(0, len(good), IMAGES_AT_ONCE), f"scores, by {IMAGES_AT_ONCE}"):
             i2t, _ = model.similarity(image.rows(slice(start, start + IMAGES_AT_ONCE)), text)
-            yield torch.zeros(len(i2t), len(counts)).index_add_(1, owner, i2t) / counts
+            yield torch.zeros(len(i2t), len(counts)).index_add_(1, owner, i2t.cpu()) / counts
 
     return good, torch.cat(list(blocks()))
 

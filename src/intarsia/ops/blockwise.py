@@ -22,10 +22,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from intarsia.ops import contrast_blocks
-from intarsia.ops.comparisons import AlignedScores, Comparison, Scores
+from intarsia.ops.comparisons import AlignedScores, Comparison
 from intarsia.ops.contrast_blocks import Costs, Labelled, Labels, Sums
 from intarsia.ops.devices import has_triton, memory_of, on
 from intarsia.ops.ranks import Ranks
+from intarsia.ops.scores import Scores
 
 BLOCK_NUMBERS = 2**22  # logits held at once on a CPU: 16 MiB in float32
 

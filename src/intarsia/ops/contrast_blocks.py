@@ -5,17 +5,14 @@ Every function takes the block's scores (G,a,c), the scale, and the labels of it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from intarsia.ops.scores import Scores
 from intarsia.ops.true_texts import meets
-
-if TYPE_CHECKING:
-    from intarsia.ops.comparisons import Scores
-
 
 Labelled = tuple[Tensor, Tensor | None]  # ids and which rows or columns are real
 

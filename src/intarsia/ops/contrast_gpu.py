@@ -6,7 +6,7 @@ the block and without a wait for the device. Scores are float32.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
@@ -15,9 +15,7 @@ from torch import Tensor
 from intarsia.ops import contrast_kernels as kernels
 from intarsia.ops.contrast_blocks import Costs, Labelled, Labels, Sums, Weights
 from intarsia.ops.devices import memory_of, processors_of, registers
-
-if TYPE_CHECKING:
-    from intarsia.ops.comparisons import Scores
+from intarsia.ops.scores import Scores
 
 PROGRAMS = 8  # of a processor that are wanted
 

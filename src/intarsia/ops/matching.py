@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from intarsia.errors import ShapeError
 from intarsia.ops import matching_blocks
 from intarsia.ops.devices import has_triton, on
-from intarsia.ops.matching_blocks import Side
+from intarsia.ops.matching_parts import Side
 
 
 def fine_grained_scores(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from intarsia.ops.matching_blocks import Block, Results, Room
+from intarsia.ops.matching_parts import Block, Results, Room
 
 LEAST = -(2**15)  # of all int16
 FEW = 2**20  # similarities, which are made before other threads have started

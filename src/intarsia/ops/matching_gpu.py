@@ -18,7 +18,7 @@ from torch import Tensor
 from intarsia.errors import ShapeError
 from intarsia.ops import matching_kernels as kernels
 from intarsia.ops.devices import memory_of, processors_of, registers
-from intarsia.ops.matching_blocks import Maxima, Side
+from intarsia.ops.matching_parts import Maxima, Side
 from intarsia.ops.matching_plan import ALIGNED, Plan, Rows, both_blocks, padded, plans
 from intarsia.ops.products import add_product
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from intarsia.ops.devices import memory_of
-from intarsia.ops.matching_blocks import Side
+from intarsia.ops.matching_parts import Side
 
 WORTH_TRIMMING = 2**31  # similarities, from which on padding is cut off
 ALIGNED = 8  # columns of a block come in multiples of this, or no product is fast

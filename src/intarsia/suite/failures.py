@@ -98,7 +98,7 @@ def _views(model: Model, drawn: _Drawn, number: int, texts: Sequence[str]) -> li
     if "components" in model.method.needs:
         return [{"shot": number} | _matrix(model, drawn, text) for text in texts]
     frame = _scaled(_seen(model, drawn.picture.size), drawn.scale)
-    maps = model.patch_maps(drawn.picture, texts).numpy()
+    maps = model.patch_maps(drawn.picture, texts).numpy(force=True)
     return [
         {"shot": number, "text": text, "heat": _heat(heat), "frame": frame}
         for text, heat in zip(texts, maps, strict=True)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from intarsia.evaluation.compositional_cases import Case, score_cases
 from intarsia.evaluation.harness import encoded_pictures
-from intarsia.evaluation.retrieval import first_captions, on_device, rank_with_top
+from intarsia.evaluation.retrieval import first_captions, rank_with_top
+from intarsia.evaluation.vectors import both_ways, gathered, image_to_text, together
 from intarsia.model import Model
-from intarsia.ops.similarity import paired_scores
 from intarsia.suite.questions import Inspection, Mistake, Question, Shot, Verdict, forgiving
 from intarsia.types import Embeddings, Record
 
@@ -23,11 +23,10 @@ def _retrieval(model: Model, records: Sequence[Record]) -> Iterator[Mistake]:
     """The best caption of each picture against the text of others alone that is ranked first."""
     good, image = encoded_pictures(model, records, forgiving(), lambda r: bool(r.captions))
     texts, truth = first_captions(good, CAPTIONS)
-    text, owner = model.encode_texts(texts), truth.owner
-    _, top = rank_with_top(
-        *on_device(image, text, model.device), model.method.terms, owner, truth=truth
-    )
-    own = _image_to_text(model, image.rows(owner), text)
+    owner = truth.owner
+    image, text = together(image, gathered(model.text_batches(texts), model.device))
+    _, top = rank_with_top(image, text, model.method.terms, owner, truth=truth)
+    own = image_to_text(model, image.rows(owner), text).cpu()
     for row, record in enumerate(good):
         wrong = (~truth.mask(torch.tensor([row]), top.texts[row])[0]).nonzero().flatten()
         mine = (owner == row).nonzero().flatten()
@@ -44,7 +43,7 @@ def _negatives(model: Model, records: Sequence[Record]) -> Iterator[Mistake]:
     cases = [(i, negative) for i, record in enumerate(good) for negative in record.negatives]
     owner = image.rows(torch.tensor([i for i, _ in cases]))
     true, false = (
-        _both_ways(model, owner, model.encode_texts(texts))
+        both_ways(model, owner, model.encode_texts(texts))
         for texts in (
             [good[i].captions[negative.caption] for i, negative in cases],
             [negative.text for _, negative in cases],
@@ -66,15 +65,6 @@ def _cases(model: Model, cases: Sequence[Case]) -> Iterator[Mistake]:
             yield lead, Question(shot, case.texts[0], case.texts[1 + index], case.kind)
 
 
-def _image_to_text(model: Model, image: Embeddings, text: Embeddings) -> Tensor:
-    return paired_scores(image, text, model.method.terms)[0]
-
-
-def _both_ways(model: Model, image: Embeddings, text: Embeddings) -> Tensor:
-    i2t, t2i = paired_scores(image, text, model.method.terms)
-    return (i2t + t2i) / 2
-
-
 def _judge_texts(
     score: Callable[[Model, Embeddings, Embeddings], Tensor],
 ) -> Callable[[Model, Any, Sequence[Question]], list[Verdict]]:
@@ -91,6 +81,6 @@ def _judge_texts(
     return judge
 
 
-inspect_retrieval = Inspection(_retrieval, _judge_texts(_image_to_text))
-inspect_negatives = Inspection(_negatives, _judge_texts(_both_ways))
-inspect_cases = Inspection(_cases, _judge_texts(_both_ways))
+inspect_retrieval = Inspection(_retrieval, _judge_texts(image_to_text))
+inspect_negatives = Inspection(_negatives, _judge_texts(both_ways))
+inspect_cases = Inspection(_cases, _judge_texts(both_ways))

@@ -207,6 +207,7 @@ class _Run:
                 seed=config.get("seed"),
                 config=config,
                 keys=keys,
+                counted=evaluation.counted,
             )
             if evaluation.answered:
                 result[UNANSWERED] = _places(task.items, evaluation.answered)

@@ -17,6 +17,8 @@ from intarsia.encode.pairs import Pairs
 from intarsia.errors import TrainingError
 from intarsia.runtime import atomic
 
+LAST = Path("checkpoints") / "last.ckpt"
+
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """The old file stays until the new one is complete and on disk."""

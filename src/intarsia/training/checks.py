@@ -6,25 +6,23 @@ Whoever starts a run calls :func:`check`; the parts that a setting concerns call
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from intarsia.errors import ConfigError, TrainingError
 from intarsia.model import WEIGHTS, Model
-
-if TYPE_CHECKING:
-    from intarsia.training.loop import Trainer
+from intarsia.training.checkpoint import LAST
+from intarsia.training.settings import Settings
 
 CACHED = ("towers", "backbone")  # where pairs are what frozen towers have made of them
 
 
-def check(model: Model, trainer: Trainer, num_pairs: int, *, pseudo: bool = False) -> None:
+def check(model: Model, trainer: Settings, num_pairs: int, *, pseudo: bool = False) -> None:
     """Whether a model can be trained as asked.
 
     Args:
         model: as it will train: in training mode.
-        trainer: whose number of devices is known (:meth:`Trainer.launch`).
+        trainer: whose number of devices is known (:meth:`Settings.launch`).
         num_pairs: captions of all pictures.
         pseudo: phrases are to be matched to boxes.
 
@@ -48,8 +46,6 @@ def check_out(out: Path, *, resume: bool) -> None:
     Raises:
         TrainingError: the folder holds a run that is not to be resumed.
     """
-    from intarsia.training.fit import LAST  # which imports what is here
-
     if not resume and any((out / name).exists() for name in (WEIGHTS, LAST)):
         raise TrainingError(f"{out} already holds a run: add --resume, or choose another --out")
 

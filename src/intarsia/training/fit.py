@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -21,6 +21,7 @@ from intarsia.errors import ConfigError, TrainingError
 from intarsia.model import WEIGHTS, Model
 from intarsia.runtime import loading, num_workers, progress_columns, seed_everything
 from intarsia.training.checkpoint import (
+    LAST,
     pairs_identity,
     random_state,
     random_states,
@@ -35,14 +36,11 @@ from intarsia.training.lora import merge_lora, save_merged
 from intarsia.training.optim import WeightAverage, layer_factors, parameter_groups
 from intarsia.training.pseudo import PseudoLinks
 from intarsia.training.sampler import PairSampler
+from intarsia.training.settings import Settings
 from intarsia.training.step import GradientStep
 from intarsia.types import Batch
 
-if TYPE_CHECKING:
-    from intarsia.training.loop import Trainer
-
 Validate = Callable[[Model], dict[str, float]]
-LAST = Path("checkpoints") / "last.ckpt"
 
 
 def listing(validate: Validate, out: Path, problems: Problems) -> Validate:
@@ -60,7 +58,7 @@ class Run:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: Settings,
         model: Model,
         pairs: Pairs,
         out: Path,

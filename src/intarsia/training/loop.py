@@ -1,13 +1,9 @@
-"""The one training loop: a trainer's settings. What they do is in :mod:`intarsia.training.fit`."""
+"""The one training loop, as it is called. What it does is in :mod:`intarsia.training.fit`."""
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
-
-from lightning_fabric import Fabric
 
 from intarsia.data.problems import Problems
 from intarsia.encode.pairs import Pairs
@@ -16,133 +12,12 @@ from intarsia.model import Model
 from intarsia.training.fit import Run, Validate, listing
 from intarsia.training.log import problems_listed
 from intarsia.training.memory import patches_dropped, recomputed
-from intarsia.training.optim import Schedule
 from intarsia.training.pseudo import PseudoLinks
-from intarsia.training.sampler import check_batch
-
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+from intarsia.training.settings import Settings
 
 
-class Trainer:
-    """Everything about training that is not the model or the data.
-
-    Args:
-        epochs: passes over all pairs; give this or ``steps``.
-        steps: optimiser steps.
-        batch_size: pairs a device and micro-step.
-        accumulate: micro-steps a step; their gradients are averaged.
-        grad_cache_chunk: pairs embedded at a time, so that ``batch_size`` may be far beyond memory:
-            gradient caching (Gao et al. 2021). The gradients stay exact, with every pair of the
-            batch contrasted with every other, and a step costs one more forward pass. No layer in
-            training mode may be a BatchNorm. None = the whole batch at once.
-        lr: peak learning rate.
-        backbone_lr: another peak rate for the backbone; None = ``lr``.
-        layer_decay: factor of the rate from each block of a tower to the one below it, for
-            fine-tuning that keeps what lies deep (0.75, say); None = one rate for all.
-        weight_decay: of AdamW, on matrices only.
-        schedule: learning rate over time.
-        clip_grad: largest gradient norm; None = no clipping.
-        ema: decay of the moving average of the weights that is saved; None = the weights.
-        flip: mirror half of the pictures, their boxes with them, drawn anew each epoch; never one
-            whose captions say left or right.
-        precision: of Lightning Fabric; losses are float32 in all of them. Products of float32
-            stay exact (no TF32, as is torch's default): speed is in mixed precision. In 16-mixed
-            a loss that is not finite stops the run at the next log line, but steps until then
-            are only left out where their gradients are not finite either.
-        checkpointing: keep the inputs of the towers' blocks alone and run each block again on the
-            way back: far less memory, a third more time, the same gradients.
-        patch_dropout: share of the patches that a ViT does not see of each picture, drawn anew at
-            every step, for methods that do not look at patches; half of them is twice as fast.
-        compile: run towers and method through ``torch.compile``, the losses as they are. The first
-            steps take minutes, and a batch of another shape (longer texts) may compile again.
-        log_every: steps between two lines of ``metrics.jsonl``. Only there, and before weights are
-            saved or validated, does the loop wait for the device and look at what it gave.
-        save_every: steps between two checkpoints.
-        validate_every: steps between two validations; None = at the end only.
-        devices: how many, or "auto".
-        accelerator: of Lightning Fabric ("auto", "cpu", "cuda", "mps").
-        num_workers: processes that prepare batches; None = as many as help: none for pairs held in
-            memory, or on a CPU, whose cores they would take.
-    """
-
-    def __init__(
-        self,
-        *,
-        epochs: float | None = None,
-        steps: int | None = None,
-        batch_size: int = 256,
-        accumulate: int = 1,
-        grad_cache_chunk: int | None = None,
-        lr: float = 1e-3,
-        backbone_lr: float | None = None,
-        layer_decay: float | None = None,
-        weight_decay: float = 0.05,
-        schedule: Schedule = Schedule(),  # noqa: B008  frozen
-        clip_grad: float | None = 1.0,
-        ema: float | None = None,
-        flip: bool = False,
-        precision: Precision = "bf16-mixed",
-        checkpointing: bool = False,
-        patch_dropout: float = 0.0,
-        compile: bool = False,
-        log_every: int = 10,
-        save_every: int = 200,
-        validate_every: int | None = None,
-        devices: int | Literal["auto"] = 1,
-        accelerator: str = "auto",
-        num_workers: int | None = None,
-    ) -> None:
-        if (epochs is None) == (steps is None):
-            raise ConfigError("give either trainer.epochs or trainer.steps")
-        _require_whole(
-            steps=steps,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            grad_cache_chunk=grad_cache_chunk,
-            log_every=log_every,
-            save_every=save_every,
-            validate_every=validate_every,
-        )
-        _require_positive(epochs=epochs, lr=lr, clip_grad=clip_grad)
-        if ema is not None and not 0 < ema < 1:
-            raise ConfigError(f"trainer.ema is {ema}: give a decay between 0 and 1, or null")
-        self.epochs, self.steps = epochs, steps
-        self.batch_size, self.accumulate = batch_size, accumulate
-        self.grad_cache_chunk = grad_cache_chunk
-        self.lr, self.backbone_lr, self.weight_decay = lr, backbone_lr, weight_decay
-        self.layer_decay, self.flip = layer_decay, flip
-        self.schedule, self.clip_grad, self.ema = schedule, clip_grad, ema
-        self.log_every, self.save_every = log_every, save_every
-        self.validate_every = validate_every
-        self.num_workers, self.precision, self.compile = num_workers, precision, compile
-        self.checkpointing, self.patch_dropout = checkpointing, patch_dropout
-        self.fabric = Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            precision=precision,
-            # a method may leave outputs of its backbone unused
-            strategy="auto" if devices == 1 else "ddp_find_unused_parameters_true",
-        )
-
-        self._launched = False
-
-    def launch(self) -> Fabric:
-        """Start the other processes, if there are to be any; a second call does nothing.
-
-        Raises:
-            ConfigError: other processes were launched than are asked for, or the batch of all of
-                them is a single pair.
-        """
-        if not self._launched:
-            self.fabric.launch()
-            self._launched = True
-            if int(os.environ.get("WORLD_SIZE", 1)) != self.fabric.world_size:
-                raise ConfigError(
-                    f"{os.environ['WORLD_SIZE']} processes were launched, but trainer.devices "
-                    f"makes {self.fabric.world_size}: set trainer.devices to those of one machine"
-                )
-        check_batch(self.batch_size, self.fabric.world_size)
-        return self.fabric
+class Trainer(Settings):
+    """Trains models as its settings say."""
 
     def fit(
         self,
@@ -188,18 +63,6 @@ class Trainer:
             if self.patch_dropout:
                 saving.enter_context(patches_dropped(model, self.patch_dropout))
             return run.complete(validate, description)
-
-
-def _require_whole(**settings: int | None) -> None:
-    for name, value in settings.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"trainer.{name} is {value}: give at least 1")
-
-
-def _require_positive(**settings: float | None) -> None:
-    for name, value in settings.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"trainer.{name} is {value}: nothing is learnt; give more than 0")
 
 
 def _require_pictures(pairs: Pairs) -> None:

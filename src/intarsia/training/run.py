@@ -29,8 +29,9 @@ from intarsia.identity import (
 )
 from intarsia.model import CONFIG, WEIGHTS, Model, ModelSpec, dump_config
 from intarsia.runtime import atomic
+from intarsia.training.checkpoint import LAST
 from intarsia.training.checks import check, check_out
-from intarsia.training.fit import LAST, Validate
+from intarsia.training.fit import Validate
 from intarsia.training.log import PROBLEMS, problems_listed
 from intarsia.training.loop import Trainer
 from intarsia.training.lora import LoraSpec, add_lora
