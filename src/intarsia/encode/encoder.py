@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ class Encoder(nn.Module):
         """What the backbone gives for one or many texts, all at once."""
         given = list(texts_of(texts))
         tokens = self.backbone.tokenize(given or [""])
-        self._tell_cut(tokens.cut)
+        self.tell_cut(tokens.cut)
         found = self._of_tokens(tokens)
         return found if given else found.rows(slice(0))
 
@@ -252,14 +252,15 @@ class Encoder(nn.Module):
         if not parts:
             return self.encode_texts("").rows(slice(0))
         found = Embeddings.concatenate(parts)
-        self._tell_cut(found.cut)
+        self.tell_cut(found.cut)
         return found
 
     @torch.no_grad()
     def text_batches(
         self, texts: Texts, *, batch_size: int = TEXTS_AT_ONCE
     ) -> Iterator[Embeddings]:
-        """:meth:`encode_texts`, ``batch_size`` texts after the other; ``cut`` is not warned of."""
+        """:meth:`encode_texts`, ``batch_size`` texts after the other; of those that
+        are cut nobody is warned."""
         _checked(batch_size)
         for some in chunks(texts_of(texts), batch_size):
             tokens = self.backbone.tokenize(some)
@@ -277,7 +278,8 @@ class Encoder(nn.Module):
         roles = self._takes_roles
         return next(text_features(rows, self.device, roles=roles, batch_size=len(texts)))
 
-    def _tell_cut(self, cut: Tensor | None) -> None:
+    def tell_cut(self, cut: Tensor | None) -> None:
+        """Warn of texts that were cut, if any were."""
         if cut is not None and (count := int(cut.sum())):
             told = (
                 f"{count} of {len(cut)} texts are longer than the {self.backbone.dims.context} "
@@ -306,13 +308,22 @@ class Encoder(nn.Module):
             phrases: one or many.
             whole: scale the whole picture to a square instead, so that the map covers all of it.
         """
+        return self.maps_of([image], [list(texts_of(phrases))], whole=whole)[0]
+
+    @torch.no_grad()
+    def maps_of(
+        self, images: Sequence[Picture], phrases: Sequence[Sequence[str]], *, whole: bool = False
+    ) -> list[Tensor]:
+        """:meth:`patch_maps` of a few pictures at once, each with its own phrases."""
+        counts = [len(some) for some in phrases]
+        texts = {text: i for i, text in enumerate(dict.fromkeys(chain.from_iterable(phrases)))}
+        which = [texts[text] for some in phrases for text in some]
+        owner = torch.arange(len(images)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
         with self.asked():
-            text = self.text_features(phrases)
-            num_phrases = len(text.require("text_global"))
-            rows = torch.zeros(num_phrases, dtype=torch.long, device=self.device)
-            found = self.image_features([image], patches=True, whole=whole).rows(rows)
-            maps = self.method.patch_map(found, text)
-        return maps.view(num_phrases, *self.backbone.dims.grid)
+            text = self.text_features(list(texts)).rows(torch.tensor(which, dtype=torch.long))
+            image = self.image_features(images, patches=True, whole=whole).rows(owner)
+            maps = self.method.patch_map(image, text)
+        return list(maps.view(len(which), *self.backbone.dims.grid).split(counts))
 
     def seen(self, image: Picture) -> Box:
         """The part of a picture that the backbone sees and a map covers, in its pixels."""

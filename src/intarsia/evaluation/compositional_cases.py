@@ -16,7 +16,7 @@ from intarsia.data.images import AnyImage, load_image
 from intarsia.data.problems import EARLY, Problems
 from intarsia.errors import DataError
 from intarsia.evaluation.metrics import Array
-from intarsia.evaluation.vectors import both_ways
+from intarsia.evaluation.vectors import both_ways, distinct
 from intarsia.model import Model
 from intarsia.runtime import progress
 from intarsia.types import Box
@@ -169,11 +169,6 @@ def _score_block(
         path if as_stored and box is None else picture for (path, box), picture in pictures.items()
     ]
     row = {key: i for i, key in enumerate(pictures)}
-    column = {t: i for i, t in enumerate(dict.fromkeys(t for case in cases for t in case.texts))}
-    image, text = model.encode_images(shown), model.encode_texts(list(column))
-    owners = image.rows(torch.tensor([row[case.image, case.box] for case in cases]))
-    scores = []
-    for place in range(len(cases[0].texts)):
-        texts = text.rows(torch.tensor([column[case.texts[place]] for case in cases]))
-        scores.append(both_ways(model, owners, texts))
-    return torch.stack(scores, 1).cpu()
+    image, owner = model.encode_images(shown), torch.tensor([row[c.image, c.box] for c in cases])
+    text, columns = distinct(model, *zip(*(case.texts for case in cases), strict=True))
+    return torch.stack([both_ways(model, image, text, owner, column) for column in columns], 1)

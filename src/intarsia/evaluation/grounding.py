@@ -10,13 +10,15 @@ standardised over the picture's proposals.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.ops import box_iou
 
 from intarsia.components.detectors import Detector
@@ -24,12 +26,13 @@ from intarsia.components.regions import image_components
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
 from intarsia.evaluation.boxes import square_input
-from intarsia.evaluation.harness import Evaluation
+from intarsia.evaluation.harness import MAPS_AT_ONCE, Evaluation
 from intarsia.evaluation.heat import boxes_from_map, contrast, upsampled
 from intarsia.evaluation.mentions import mentions, readable, regions_inside
 from intarsia.evaluation.metrics import Array, Outcomes, require_no_nan, summarise
 from intarsia.evaluation.pointing import pointing_chance, pointing_hits, pointing_outcomes
 from intarsia.model import Model
+from intarsia.runtime import chunks
 from intarsia.types import Box, Record, Region
 
 Source = Literal["maps", "proposals", "both"]
@@ -87,20 +90,20 @@ def evaluate_grounding(
     model.eval()
     parts = []
     with square_input(model, None):
-        kept = [record for record in records if record.regions]
-        for picture, (record, image) in enumerate(readable(kept, problems)):
-            regions = regions_inside(record, image.size, problems)
-            goals = _goals(record, regions, targets, problems)
-            if not goals:
-                continue
-            if source == "maps":
-                hit = _from_maps(model, image, goals)
-            else:
-                own = list(regions.values())
-                boxes = _proposals(image, own, list(goals), detector, num_proposals)
-                hit = _from_proposals(model, image, goals, boxes, with_maps=source == "both")
-            chance = pointing_chance(list(goals.values()), model.backbone.dims.grid, image.size)
-            parts.append((*hit, chance, np.full(len(goals), picture)))
+        asked = (item for item in _asked(records, targets, problems) if item[3])
+        for some in chunks(asked, MAPS_AT_ONCE):
+            maps: Iterable[Tensor | None] = repeat(None)
+            if source != "proposals":
+                maps = model.maps_of([x[1] for x in some], [list(x[3]) for x in some])
+            for (picture, image, own, goals), heat in zip(some, maps, strict=False):
+                if source == "maps":
+                    assert heat is not None
+                    hit = _from_maps(model, image, goals, heat)
+                else:
+                    boxes = _proposals(image, own, list(goals), detector, num_proposals)
+                    hit = _from_proposals(model, image, goals, boxes, heat)
+                chance = pointing_chance(list(goals.values()), model.backbone.dims.grid, image.size)
+                parts.append((*hit, chance, np.full(len(goals), picture)))
     problems.check()
     if not parts:
         raise DataError(f"none of {len(records)} records has a phrase or a label with a box")
@@ -136,6 +139,16 @@ def judged(ranked: Array, goals: Sequence[Box]) -> tuple[int, float]:
     return int(places[0]) if len(places) else NOWHERE, float(right.double().mean())
 
 
+def _asked(
+    records: Sequence[Record], targets: Targets, problems: Problems
+) -> Iterator[tuple[int, Image.Image, list[Region], Goals]]:
+    """The number of each readable picture, itself, its regions, and what is to be found in it."""
+    kept = [record for record in records if record.regions]
+    for picture, (record, image) in enumerate(readable(kept, problems)):
+        regions = regions_inside(record, image.size, problems)
+        yield picture, image, list(regions.values()), _goals(record, regions, targets, problems)
+
+
 def _goals(
     record: Record, regions: Mapping[int, Region], targets: Targets, problems: Problems
 ) -> Goals:
@@ -160,9 +173,10 @@ def _hull(boxes: Sequence[Box]) -> Box:
     return min(x0), min(y0), max(x1), max(y1)
 
 
-def _from_maps(model: Model, image: Image.Image, goals: Goals) -> tuple[Array, Array, Array]:
+def _from_maps(
+    model: Model, image: Image.Image, goals: Goals, maps: Tensor
+) -> tuple[Array, Array, Array]:
     """Whether each phrase's point hits, the place of its first right box and their share."""
-    maps = model.patch_maps(image, list(goals))
     hits = pointing_hits(maps, list(goals.values()), image.size)
     side = model.backbone.transform.size
     to_pixels = np.array([*image.size, *image.size]) / side
@@ -175,15 +189,15 @@ def _from_maps(model: Model, image: Image.Image, goals: Goals) -> tuple[Array, A
 
 
 def _from_proposals(
-    model: Model, image: Image.Image, goals: Goals, boxes: Array, *, with_maps: bool
+    model: Model, image: Image.Image, goals: Goals, boxes: Array, maps: Tensor | None
 ) -> tuple[Array, Array, Array]:
-    """The same as :func:`_from_maps`."""
+    """The same as :func:`_from_maps`, the maps helping where there are any."""
     scores = _region_scores(model, image, list(goals), boxes)
-    if with_maps:
+    if maps is not None:
         side = model.backbone.transform.size
-        maps = upsampled(model.patch_maps(image, list(goals)), side).numpy(force=True)
         cells = boxes * side / np.array([*image.size, *image.size])
-        hot = np.stack([contrast(heat, cells) for heat in maps])
+        heats = upsampled(maps, side).numpy(force=True)
+        hot = np.stack([contrast(heat, cells) for heat in heats])
         scores = _standardised(scores) + _standardised(hot)
     require_no_nan(scores, "the scores of the proposals")
     order = np.argsort(-scores, axis=1, kind="stable")

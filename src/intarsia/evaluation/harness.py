@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from intarsia.data.coco import Category
 from intarsia.data.images import AnyImage
@@ -34,11 +35,14 @@ from intarsia.evaluation.retrieval import (
     retrieval_outcomes,
     similarity_terms,
 )
-from intarsia.evaluation.vectors import both_ways, gathered, together
+from intarsia.evaluation.vectors import all_texts, both_ways, distinct, gathered, together
 from intarsia.model import Model
-from intarsia.types import Box, Embeddings, Record
+from intarsia.runtime import chunks
+from intarsia.types import Box, Embeddings, Negative, Record
 
 logger = logging.getLogger(__name__)
+
+MAPS_AT_ONCE = 32  # pictures whose maps are made together
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def evaluate_retrieval(
     """
     good, image = encoded_pictures(model, records, problems, lambda r: bool(r.captions))
     texts, truth = first_captions(good, captions)
-    text = gathered(model.text_batches(texts), model.device)
+    text = all_texts(model, texts)
     image, text = together(image, text)
     terms = similarity_terms(model.method, image, text)
     ranks = rank(image, text, terms, truth.owner, truth=truth)
@@ -95,17 +99,24 @@ def evaluate_retrieval(
 
 def evaluate_negatives(model: Model, records: Sequence[Record], problems: Problems) -> Evaluation:
     """Share of hard negatives that score strictly below their true caption, by kind."""
+    good, owner, negatives, true, false = score_negatives(model, records, problems)
+    kinds = [negative.kind for negative in negatives]
+    outcomes = hard_negative_outcomes(true, false, kinds, owner.numpy())
+    return Evaluation(summarise(outcomes), outcomes, answered=good)
+
+
+def score_negatives(
+    model: Model, records: Sequence[Record], problems: Problems
+) -> tuple[list[Record], Tensor, list[Negative], Tensor, Tensor]:
+    """The readable records; of each of their Q negatives the row of its record (Q,), itself, and
+    the scores (Q,) of the true caption and of the false one."""
     good, image = encoded_pictures(model, records, problems, lambda r: bool(r.negatives))
     cases = [(i, negative) for i, record in enumerate(good) for negative in record.negatives]
     owner = torch.tensor([i for i, _ in cases])
-    true = [good[i].captions[negative.caption] for i, negative in cases]
-    scores = [
-        both_ways(model, image.rows(owner), model.encode_texts(texts))
-        for texts in (true, [negative.text for _, negative in cases])
-    ]
-    kinds = [negative.kind for _, negative in cases]
-    outcomes = hard_negative_outcomes(scores[0], scores[1], kinds, owner.numpy())
-    return Evaluation(summarise(outcomes), outcomes, answered=good)
+    captions = [good[i].captions[negative.caption] for i, negative in cases]
+    text, columns = distinct(model, captions, [negative.text for _, negative in cases])
+    true, false = (both_ways(model, image, text, owner, column) for column in columns)
+    return good, owner, [negative for _, negative in cases], true, false
 
 
 def evaluate_pointing(model: Model, records: Sequence[Record], problems: Problems) -> Evaluation:
@@ -114,15 +125,15 @@ def evaluate_pointing(model: Model, records: Sequence[Record], problems: Problem
     grid, transform = model.backbone.dims.grid, model.backbone.transform
     size = (transform.size, transform.size)
     kept = [record for record in records if record.phrases]
-    for index, (record, image) in enumerate(readable(kept, problems)):
-        boxes = phrase_boxes(record)
-        if not boxes:
-            continue
-        maps = model.patch_maps(image, list(boxes))
-        seen = [transform.boxes(part, image.size) for part in boxes.values()]
-        hits.append(pointing_hits(maps, seen, size))
-        chance.append(pointing_chance(seen, grid, size))
-        owner += [index] * len(boxes)
+    pictures = ((image, phrase_boxes(record)) for record, image in readable(kept, problems))
+    asked = ((i, image, boxes) for i, (image, boxes) in enumerate(pictures) if boxes)
+    for some in chunks(asked, MAPS_AT_ONCE):
+        maps = model.maps_of([image for _, image, _ in some], [list(b) for _, _, b in some])
+        for (index, image, boxes), heat in zip(some, maps, strict=True):
+            seen = [transform.boxes(part, image.size) for part in boxes.values()]
+            hits.append(pointing_hits(heat, seen, size))
+            chance.append(pointing_chance(seen, grid, size))
+            owner += [index] * len(boxes)
     if not hits:
         raise DataError("no record has phrases with boxes to point at")
     outcomes = pointing_outcomes(np.concatenate(hits), np.concatenate(chance), np.array(owner))

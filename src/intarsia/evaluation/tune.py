@@ -15,7 +15,7 @@ from intarsia.drawing import save
 from intarsia.errors import ConfigError
 from intarsia.evaluation.harness import encoded_pictures
 from intarsia.evaluation.retrieval import first_captions, similarity_terms
-from intarsia.evaluation.vectors import gathered, together
+from intarsia.evaluation.vectors import all_texts, together
 from intarsia.model import Model
 from intarsia.ops.similarity import pairwise_scores
 from intarsia.runtime import atomic, progress
@@ -62,7 +62,7 @@ def tune(model: Model, records: Sequence[Record], problems: Problems, captions: 
     texts, truth = first_captions(good, captions)
     correct = truth.mask(torch.arange(len(good)), torch.arange(len(texts)))
     mixture.fill_(1.0)
-    image, text = together(image, gathered(model.text_batches(texts), model.device))
+    image, text = together(image, all_texts(model, texts))
     (base_i2t, i2t, reverse), (base_t2i, t2i) = _summands(model, image, text)
     correct = correct.to(base_i2t.device)
     weights = list(product(GRID, GRID))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from intarsia.ops.devices import memory_of
 from intarsia.ops.similarity import paired_scores
 from intarsia.types import Embeddings
 
+AT_ONCE = 1024  # pairs
 SHARE = 1 / 8  # of a GPU's memory for the embeddings of one side
 
 
@@ -28,18 +30,44 @@ def gathered(parts: Iterable[Embeddings], device: torch.device) -> Embeddings:
     return Embeddings.concatenate(found)
 
 
+def all_texts(model: Model, texts: Iterable[str]) -> Embeddings:
+    """The embeddings of many texts, :func:`gathered`; those that were cut are told of."""
+    found = gathered(model.text_batches(texts), model.device)
+    model.tell_cut(found.cut)
+    return found
+
+
 def together(image: Embeddings, text: Embeddings) -> tuple[Embeddings, Embeddings]:
     """Both on the CPU where one of them is."""
     devices = {vectors.device for side in (image, text) for vectors in side.groups.values()}
     return (image.cpu(), text.cpu()) if len(devices) > 1 else (image, text)
 
 
-def image_to_text(model: Model, image: Embeddings, text: Embeddings) -> Tensor:
-    """(Q,) of each picture towards the text of its own row."""
-    return paired_scores(*together(image, text), model.method.terms)[0]
+def paired(
+    model: Model, image: Embeddings, text: Embeddings, rows: Tensor, columns: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Image-to-text and text-to-image similarity, both (Q,) on the CPU, of the pictures ``rows``
+    with the texts ``columns``, a few at a time."""
+    image, text = together(image, text)
+    found = [
+        paired_scores(image.rows(some), text.rows(others), model.method.terms)
+        for some, others in zip(rows.split(AT_ONCE), columns.split(AT_ONCE), strict=True)
+    ]
+    i2t, t2i = zip(*found, strict=True)
+    return torch.cat(i2t).cpu(), torch.cat(t2i).cpu()
 
 
-def both_ways(model: Model, image: Embeddings, text: Embeddings) -> Tensor:
-    """(Q,) one number a pair: the mean of both directions."""
-    i2t, t2i = paired_scores(*together(image, text), model.method.terms)
+def both_ways(
+    model: Model, image: Embeddings, text: Embeddings, rows: Tensor, columns: Tensor
+) -> Tensor:
+    """The mean of both directions of :func:`paired`."""
+    i2t, t2i = paired(model, image, text, rows, columns)
     return (i2t + t2i) / 2
+
+
+def distinct(model: Model, *columns: Sequence[str]) -> tuple[Embeddings, list[Tensor]]:
+    """The embeddings of all texts, equal ones once, and the rows of each column's."""
+    rows = {text: i for i, text in enumerate(dict.fromkeys(chain.from_iterable(columns)))}
+    return all_texts(model, rows), [
+        torch.tensor([rows[text] for text in column]) for column in columns
+    ]

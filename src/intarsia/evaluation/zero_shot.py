@@ -23,7 +23,7 @@ from intarsia.evaluation.harness import Evaluation, encoded_pictures
 from intarsia.evaluation.mentions import readable
 from intarsia.evaluation.metrics import Array, Outcomes, summarise
 from intarsia.evaluation.prompts import prompts, spoken
-from intarsia.evaluation.vectors import gathered, together
+from intarsia.evaluation.vectors import all_texts, together
 from intarsia.methods.base import normalised
 from intarsia.model import Model
 from intarsia.runtime import chunks, progress
@@ -150,7 +150,7 @@ def method_scores(
     """The readable records, and (I,C) mean similarities of their pictures with each class."""
     good, image = encoded_pictures(model, records, problems, lambda record: True)
     texts, owner, counts = _flat(sentences)
-    image, text = together(image, gathered(model.text_batches(texts), model.device))
+    image, text = together(image, all_texts(model, texts))
 
     def blocks() -> Iterator[Tensor]:
         for start in progress(range(0, len(good), IMAGES_AT_ONCE), f"scores, by {IMAGES_AT_ONCE}"):

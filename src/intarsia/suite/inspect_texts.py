@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from intarsia.evaluation.compositional_cases import Case, score_cases
-from intarsia.evaluation.harness import encoded_pictures
+from intarsia.evaluation.harness import encoded_pictures, score_negatives
 from intarsia.evaluation.retrieval import first_captions, rank_with_top
-from intarsia.evaluation.vectors import both_ways, gathered, image_to_text, together
+from intarsia.evaluation.vectors import all_texts, both_ways, distinct, paired, together
 from intarsia.model import Model
 from intarsia.suite.questions import Inspection, Mistake, Question, Shot, Verdict, forgiving
 from intarsia.types import Embeddings, Record
@@ -24,9 +24,9 @@ def _retrieval(model: Model, records: Sequence[Record]) -> Iterator[Mistake]:
     good, image = encoded_pictures(model, records, forgiving(), lambda r: bool(r.captions))
     texts, truth = first_captions(good, CAPTIONS)
     owner = truth.owner
-    image, text = together(image, gathered(model.text_batches(texts), model.device))
+    image, text = together(image, all_texts(model, texts))
     _, top = rank_with_top(image, text, model.method.terms, owner, truth=truth)
-    own = image_to_text(model, image.rows(owner), text).cpu()
+    own, _ = paired(model, image, text, owner, torch.arange(len(text)))
     for row, record in enumerate(good):
         wrong = (~truth.mask(torch.tensor([row]), top.texts[row])[0]).nonzero().flatten()
         mine = (owner == row).nonzero().flatten()
@@ -39,17 +39,9 @@ def _retrieval(model: Model, records: Sequence[Record]) -> Iterator[Mistake]:
 
 
 def _negatives(model: Model, records: Sequence[Record]) -> Iterator[Mistake]:
-    good, image = encoded_pictures(model, records, forgiving(), lambda r: bool(r.negatives))
-    cases = [(i, negative) for i, record in enumerate(good) for negative in record.negatives]
-    owner = image.rows(torch.tensor([i for i, _ in cases]))
-    true, false = (
-        both_ways(model, owner, model.encode_texts(texts))
-        for texts in (
-            [good[i].captions[negative.caption] for i, negative in cases],
-            [negative.text for _, negative in cases],
-        )
-    )
-    for (i, negative), lead in zip(cases, (false - true).tolist(), strict=True):
+    good, owner, negatives, true, false = score_negatives(model, records, forgiving())
+    leads = (false - true).tolist()
+    for i, negative, lead in zip(owner.tolist(), negatives, leads, strict=True):
         if lead >= 0:
             true_text = good[i].captions[negative.caption]
             yield lead, Question(Shot.of(good[i]), true_text, negative.text, negative.kind)
@@ -66,21 +58,20 @@ def _cases(model: Model, cases: Sequence[Case]) -> Iterator[Mistake]:
 
 
 def _judge_texts(
-    score: Callable[[Model, Embeddings, Embeddings], Tensor],
+    score: Callable[[Model, Embeddings, Embeddings, Tensor, Tensor], Tensor],
 ) -> Callable[[Model, Any, Sequence[Question]], list[Verdict]]:
     def judge(model: Model, _: Any, questions: Sequence[Question]) -> list[Verdict]:
         pictures = (q.shot.shown(model) for q in questions)
         regions = [q.shot.regions for q in questions] if model.takes_regions else None
         image = model.encode_images(pictures, regions=regions)
-        true, false = (
-            score(model, image, model.encode_texts(texts)).tolist()
-            for texts in ([q.true for q in questions], [q.false for q in questions])
-        )
-        return list(map(Verdict, true, false))
+        text, columns = distinct(model, [q.true for q in questions], [q.false for q in questions])
+        rows = torch.arange(len(questions))
+        scores = (score(model, image, text, rows, column).tolist() for column in columns)
+        return list(map(Verdict, *scores))
 
     return judge
 
 
-inspect_retrieval = Inspection(_retrieval, _judge_texts(image_to_text))
+inspect_retrieval = Inspection(_retrieval, _judge_texts(lambda *asked: paired(*asked)[0]))
 inspect_negatives = Inspection(_negatives, _judge_texts(both_ways))
 inspect_cases = Inspection(_cases, _judge_texts(both_ways))
