@@ -129,27 +129,38 @@ class Model(Encoder):
             with self._gradients_of("text"):
                 states = states.joined(self.backbone.text_states(batch.tokens))
         features = replace(self.backbone.project(states), links=batch.links)
-        return replace(features, image_crops=self._crops(batch), text_phrases=self._phrases(batch))
+        return replace(features, image_crops=self.crops(batch), text_phrases=self._phrases(batch))
 
     def _gradients_of(self, side: Side) -> torch.set_grad_enabled:
         return torch.set_grad_enabled(torch.is_grad_enabled() and side not in self.frozen)
 
     @torch.no_grad()
-    def _crops(self, batch: Batch) -> Tensor | None:
-        """(B,P,D) global vectors of the linked regions, enlarged; what no link uses stays zero."""
+    def crops(self, batch: Batch) -> Tensor | None:
+        """(B,P,D) global vectors of the linked regions, enlarged, for methods that need them; what
+        no link uses stays zero. They have no gradient, and are made some pictures at a time."""
         if "crops" not in self.method.needs or batch.links is None:
             return None
+        if batch.crops is not None:
+            return batch.crops
         if batch.pixels is None:
             raise ConfigError("crops of regions need the pixels: train with freeze: none")
         mask = batch.links.mask
-        pixels = self.backbone.transform.normalise(batch.pixels)
-        crops = enlarged_crops(pixels, batch.links.boxes, mask)
+        at_once = max(1, self.backbone.images_at_once // max(1, mask.shape[1]))
+        with self.asked():
+            parts = map(
+                self._crops_of,
+                batch.pixels.split(at_once),
+                batch.links.boxes.split(at_once),
+                mask.split(at_once),
+            )
+            return torch.cat(list(parts))
+
+    def _crops_of(self, pixels: Tensor, boxes: Tensor, mask: Tensor) -> Tensor:
+        pixels = self.backbone.transform.normalise(pixels)
+        crops = enlarged_crops(pixels, boxes, mask)
         if not len(crops):
             return pixels.new_zeros(*mask.shape, self.backbone.dims.embed)
-        was_training = self.backbone.training
-        self.backbone.eval()
         vectors = self.backbone.encode_image(crops).require("image_global")
-        self.backbone.train(was_training)
         return vectors.new_zeros(*mask.shape, vectors.shape[1]).masked_scatter_(
             mask[..., None], vectors
         )

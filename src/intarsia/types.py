@@ -256,6 +256,7 @@ class Batch(_Batched):
     ``pictures`` (B,) int64 says which picture each pair is of, ``pairs`` (B,) its place in the data
     set. ``said`` (B,) and ``true`` (B,K) are the ids of what its caption says and of all that is
     true of its picture (:class:`intarsia.ops.true_texts.TrueTexts`); None = no captions are shared.
+    ``crops`` (B,P,D) are global vectors of the links' regions where they are known already.
     Either ``pixels`` (B,3,H,W) uint8 and ``tokens``, or the towers' cached ``states``, or
     ``features`` that a wholly frozen backbone has projected already.
     ``links`` where the method asks for them.
@@ -270,6 +271,7 @@ class Batch(_Batched):
     states: Features | None = None
     features: Features | None = None
     links: Links | None = None
+    crops: Tensor | None = None
     problems: tuple[tuple[str, str], ...] = ()
     said: Tensor | None = None
     true: Tensor | None = None

@@ -1,12 +1,15 @@
 """Links found by labels, then by the model as it trains."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from intarsia.cli import main
 from intarsia.data.problems import Problems
 from intarsia.encode.cached import CachedPairs
 from intarsia.encode.pairs import LivePairs
@@ -109,6 +112,36 @@ def test_the_model_matches_what_is_most_alike(unlabelled, tmp_path, freeze):
         for _ in range(50):
             other = order.permutation(len(record.regions))[: len(chosen)]
             assert mine >= sum(scores[i, region] for i, region in enumerate(other)) - 1e-4
+
+
+def test_a_picture_is_looked_at_once_whatever_is_said_of_it(unlabelled, tmp_path, monkeypatch):
+    model = harmoclip().build()
+    links = found_by(unlabelled, tmp_path, refresh=1, score_floor=-1.0)
+    pairs = make_pairs(model, links.records, tmp_path, Problems())
+    assert len(pairs) > 2 * len(unlabelled)
+    counts, tower = [], model.backbone.image_states
+    monkeypatch.setattr(
+        model.backbone,
+        "image_states",
+        lambda x, **dense: counts.append(len(x)) or tower(x, **dense),
+    )
+    links.refresh(model, pairs)
+    assert sum(counts) == len(unlabelled)
+
+
+def test_two_processes_find_the_links_of_one(tmp_path):
+    common = "train --data.name scenes --data.split train[:12] --backbone scenes-clip"
+    common += " --method HarmoClip --method.init_args.gr_target phrase --pseudo.refresh 1"
+    common += " --trainer.precision 32-true --trainer.log_every 1 --trainer.steps 4"
+    common += " --trainer.accelerator cpu --trainer.batch_size"
+    two = [*f"{common} 8 --trainer.devices 2 --out".split(), str(tmp_path / "two")]
+    subprocess.run([sys.executable, "-m", "intarsia", *two], check=True, timeout=300)
+    main([*f"{common} 16 --out".split(), str(tmp_path / "one")])
+    found = lines(tmp_path / "one", "links")
+    assert found == lines(tmp_path / "two", "links") and min(found) > 0
+    assert lines(tmp_path / "two", "loss") == pytest.approx(
+        lines(tmp_path / "one", "loss"), rel=1e-3
+    )
 
 
 def test_the_floor_of_the_cosine_leaves_out(unlabelled, tmp_path):

@@ -88,6 +88,33 @@ def test_chunks_give_the_gradients_of_the_whole_batch(model, batch):
     assert {"method.temperature.logit_scale"} < whole.keys()
 
 
+def seen_by(backbone):
+    """The pictures that each call of the image tower gets."""
+    counts = []
+    tower = backbone.image_states
+
+    def states(pixels, **dense):
+        counts.append(len(pixels))
+        return tower(pixels, **dense)
+
+    backbone.image_states = states
+    return counts
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_crops_are_looked_at_once_and_some_at_a_time(backbone, batch, chunk):
+    model = Model(backbone, HarmoClip(backbone.dims, gr_target="crop")).train()
+    num_crops, width = int(batch.links.mask.sum()), batch.links.mask.shape[1]
+    whole = model.crops(batch)
+    counts = seen_by(backbone)
+    parts = model.crops(batch)
+    assert torch.equal(parts, whole) and sum(counts) == num_crops
+    assert max(counts) <= max(backbone.images_at_once, width) < num_crops
+    counts.clear()
+    gradients(model, batch, chunk)
+    assert sum(counts) == num_crops + len(batch) * (1 if chunk is None else 2)
+
+
 @of(Words)
 def test_chunks_of_texts_differ_in_length(model, batch):
     """What the test above relies on for ragged groups."""

@@ -213,6 +213,7 @@ class LivePairs(LinkedPairs, Dataset[Batch]):
         """The pairs, their pixels, and what could not be read; the next readable pair instead."""
         wanted = self.pictures[self.order[pairs]].tolist()
         records = dict(zip(wanted, self.records.__getitems__(wanted), strict=True))
+        seen: dict[int, Tensor] = {}
         found: list[int] = []
         pixels: list[Tensor] = []
         problems: list[tuple[str, str]] = []
@@ -222,11 +223,13 @@ class LivePairs(LinkedPairs, Dataset[Batch]):
                 picture = int(self.pictures[self.order[candidate]])
                 record = records.get(picture) or self.records[picture]
                 try:
-                    pixels.append(self.transform(load_image(record.image)))
+                    if picture not in seen:
+                        seen[picture] = self.transform(load_image(record.image))
                 except DataError as error:
                     problems.append((record.id, str(error)))
                     continue
                 found.append(candidate)
+                pixels.append(seen[picture])
                 break
             else:
                 raise DataError(f"none of {len(self)} pairs has a readable picture")

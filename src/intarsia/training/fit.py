@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from intarsia.encode.loader import ahead
 from intarsia.encode.pairs import LivePairs, Pairs
 from intarsia.errors import ConfigError, TrainingError
 from intarsia.model import WEIGHTS, Model
+from intarsia.ops.ranks import across_ranks
 from intarsia.runtime import loading, num_workers, progress_columns, seed_everything
 from intarsia.training.checkpoint import (
     LAST,
@@ -176,7 +177,8 @@ class Run:
         if not self.links.are_due(self._epoch(self.step - 1), self._epoch(self.step)):
             return False
         kept = random_state()
-        with self._between_steps(), self.fabric.autocast():
+        ranks = nullcontext() if self.fabric.world_size == 1 else across_ranks()
+        with self._between_steps(), self.fabric.autocast(), ranks:
             num = self.links.refresh(self.model, self.pairs)
         restore_random_state(kept)
         self._write_line({"step": self.step + 1, "links": num})

@@ -27,9 +27,10 @@ from intarsia.encode.links import word_ranges
 from intarsia.encode.pairs import LivePairs, Pairs
 from intarsia.errors import ConfigError
 from intarsia.model import Model
+from intarsia.ops.ranks import current_ranks
 from intarsia.ops.regions import pool_regions, pool_words
 from intarsia.runtime import bar, chunks
-from intarsia.types import Batch, Record, Region, TokenBatch
+from intarsia.types import Batch, Features, Record, Region, TokenBatch
 
 PAIRS_AT_ONCE = 64
 
@@ -96,25 +97,28 @@ class PseudoLinks:
 
     @torch.no_grad()
     def refresh(self, model: Model, pairs: Pairs) -> int:
-        """Give ``pairs`` the links that the model finds.
+        """Give ``pairs`` the links that the model finds; inside ``across_ranks`` every rank looks
+        at its share.
 
         Returns:
             How many.
         """
         assert isinstance(pairs, LivePairs | CachedPairs)
-        was_training = model.training
-        model.eval()
+        ranks = current_ranks()
+        share = list(chunks(range(len(pairs)), PAIRS_AT_ONCE))[ranks.rank :: ranks.size]
         found: list[tuple[int, int, int]] = []
-        with bar(len(pairs), "links") as advance:
-            for some in chunks(range(len(pairs)), PAIRS_AT_ONCE):
+        with model.asked(), bar(sum(map(len, share)), "links") as advance:
+            for some in share:
                 batch = pairs[some]
                 rows = pairs.order[batch.pairs]
                 found += self._matched(model, batch, rows, pairs.tokens_of(rows))
                 advance(len(some))
-        model.train(was_training)
-        self._matching = torch.tensor(found, dtype=torch.int32).view(-1, 3)
+        own = torch.tensor(found, dtype=torch.int32, device=model.device).view(-1, 3)
+        everything = torch.cat(ranks.gather(own)).cpu()
+        by_caption = everything[:, 0].argsort(stable=True)
+        self._matching = everything[by_caption]
         self._link(pairs)
-        return len(found)
+        return len(everything)
 
     def _matched(
         self, model: Model, batch: Batch, rows: Tensor, tokens: TokenBatch
@@ -159,7 +163,7 @@ class PseudoLinks:
         places = [self._places[row] for row in rows]
         boxes = [self._boxes(place, model.backbone.transform) for place in places]
         words = [word_ranges(tokens, *_spans(i, place)) for i, place in enumerate(places)]
-        features = model.features(replace(batch, links=None).to(model.device))
+        features = _features(model, replace(batch, links=None).to(model.device))
         regions = pool_regions(
             features.require("image_patches"), model.backbone.dims.grid, _padded(boxes, model)
         )
@@ -209,6 +213,18 @@ def _spans(row: int, place: _Place) -> tuple[Tensor, Tensor]:
     """(P,) a caption's row of a batch, once a phrase, and (P,2) the phrases' spans."""
     spans = [] if place.candidates is None else list(place.candidates.spans)
     return torch.full((len(spans),), row), torch.tensor(spans, dtype=torch.long).view(-1, 2)
+
+
+def _features(model: Model, batch: Batch) -> Features:
+    """What the model sees of a batch of pairs; of a picture that several share, once."""
+    if batch.pixels is None or batch.tokens is None:
+        return model.features(batch)
+    pictures, row = batch.pictures.unique(return_inverse=True)
+    first = torch.full_like(pictures, len(batch)).scatter_reduce(
+        0, row, torch.arange(len(batch), device=row.device), "amin"
+    )
+    image = model.backbone.encode_image(batch.pixels[first], dense=model.dense)
+    return image.rows(row).joined(model.backbone.encode_text(batch.tokens))
 
 
 def _padded(parts: list[Tensor], model: Model) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,6 +57,8 @@ class GradientStep:
         Returns:
             What the method's ``loss`` gave, without a graph.
         """
+        with self.fabric.autocast():  # once, whatever is embedded twice or in a graph
+            batch = replace(batch, crops=self.model.crops(batch))
         alone = self.fabric.world_size == 1
         with nullcontext() if alone else across_ranks():
             if self.chunk is None or self.chunk >= len(batch):
