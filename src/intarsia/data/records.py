@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, overload
@@ -185,6 +185,21 @@ class Records(Sequence[Record]):
     @cached_property
     def _sizes(self) -> Any:
         return self._column("size")
+
+
+def without_pictures(records: Iterable[Record]) -> Iterator[Record]:
+    """Every record, of :class:`Records` without its picture where that would have to be read."""
+    return (one for one, _ in records.known()) if isinstance(records, Records) else iter(records)
+
+
+def chosen(records: Sequence[Record], keep: Callable[[Record], bool]) -> Sequence[Record]:
+    """The records that ``keep`` is true of, whose pictures stay where they are."""
+    return at(records, [i for i, one in enumerate(without_pictures(records)) if keep(one)])
+
+
+def at(records: Sequence[Record], indices: Sequence[int]) -> Sequence[Record]:
+    """The records at some indices."""
+    return records.at(indices) if isinstance(records, Records) else [records[i] for i in indices]
 
 
 class PackedRows:

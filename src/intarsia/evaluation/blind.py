@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from intarsia.data.readers import read
+from intarsia.data.records import without_pictures
 from intarsia.errors import ConfigError, DataError
 from intarsia.evaluation.compositional_words import words_of
 from intarsia.evaluation.harness import Evaluation
@@ -200,7 +201,8 @@ def blind_scores(texts: Sequence[str], model: NgramModel) -> Tensor:
 
 def blind_negatives(records: Sequence[Record], model: NgramModel) -> Evaluation:
     """The protocol ``negatives`` without pictures: is the true caption the likelier one?"""
-    cases = [(i, record, n) for i, record in enumerate(records) for n in record.negatives]
+    told = without_pictures(records)
+    cases = [(i, record, n) for i, record in enumerate(told) for n in record.negatives]
     if not cases:
         raise DataError(f"none of {len(records)} records has a negative")
     true = blind_scores([record.captions[n.caption] for _, record, n in cases], model)

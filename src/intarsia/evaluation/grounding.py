@@ -24,6 +24,7 @@ from torchvision.ops import box_iou
 from intarsia.components.detectors import Detector
 from intarsia.components.regions import image_components
 from intarsia.data.problems import Problems
+from intarsia.data.records import chosen
 from intarsia.errors import DataError
 from intarsia.evaluation.boxes import square_input
 from intarsia.evaluation.harness import MAPS_AT_ONCE, Evaluation
@@ -143,7 +144,7 @@ def _asked(
     records: Sequence[Record], targets: Targets, problems: Problems
 ) -> Iterator[tuple[int, Image.Image, list[Region], Goals]]:
     """The number of each readable picture, itself, its regions, and what is to be found in it."""
-    kept = [record for record in records if record.regions]
+    kept = chosen(records, lambda record: bool(record.regions))
     for picture, (record, image) in enumerate(readable(kept, problems)):
         regions = regions_inside(record, image.size, problems)
         yield picture, image, list(regions.values()), _goals(record, regions, targets, problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -15,6 +16,7 @@ from torch import Tensor
 from intarsia.data.coco import Category
 from intarsia.data.images import AnyImage
 from intarsia.data.problems import Problems
+from intarsia.data.records import at, chosen, without_pictures
 from intarsia.errors import DataError
 from intarsia.evaluation.boxes import (
     BOX_PROTOCOLS,
@@ -24,7 +26,7 @@ from intarsia.evaluation.boxes import (
     box_outcomes,
     rank_boxes,
 )
-from intarsia.evaluation.mentions import mentions, readable
+from intarsia.evaluation.mentions import mentions, numbered, readable
 from intarsia.evaluation.metrics import Metric, Outcomes, summarise
 from intarsia.evaluation.negatives import hard_negative_outcomes
 from intarsia.evaluation.pointing import pointing_chance, pointing_hits, pointing_outcomes
@@ -38,7 +40,7 @@ from intarsia.evaluation.retrieval import (
 from intarsia.evaluation.vectors import all_texts, both_ways, distinct, gathered, together
 from intarsia.model import Model
 from intarsia.runtime import chunks
-from intarsia.types import Box, Embeddings, Negative, Record
+from intarsia.types import Box, Embeddings, Negative, Record, Region
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +84,7 @@ def evaluate_retrieval(
     counted = {
         "pictures": len(good),
         "captions": len(texts),
-        "captions_left_out": sum(len(record.captions) for record in good) - len(texts),
+        "captions_left_out": sum(len(r.captions) for r in without_pictures(good)) - len(texts),
         "shared_captions": int(truth.is_shared.sum()),
         "cut_captions": 0 if text.cut is None else int(text.cut.sum()),
     }
@@ -107,16 +109,21 @@ def evaluate_negatives(model: Model, records: Sequence[Record], problems: Proble
 
 def score_negatives(
     model: Model, records: Sequence[Record], problems: Problems
-) -> tuple[list[Record], Tensor, list[Negative], Tensor, Tensor]:
+) -> tuple[Sequence[Record], Tensor, list[Negative], Tensor, Tensor]:
     """The readable records; of each of their Q negatives the row of its record (Q,), itself, and
     the scores (Q,) of the true caption and of the false one."""
     good, image = encoded_pictures(model, records, problems, lambda r: bool(r.negatives))
-    cases = [(i, negative) for i, record in enumerate(good) for negative in record.negatives]
-    owner = torch.tensor([i for i, _ in cases])
-    captions = [good[i].captions[negative.caption] for i, negative in cases]
-    text, columns = distinct(model, captions, [negative.text for _, negative in cases])
-    true, false = (both_ways(model, image, text, owner, column) for column in columns)
-    return good, owner, [negative for _, negative in cases], true, false
+    negatives: list[Negative] = []
+    owner: list[int] = []
+    captions: list[str] = []
+    for i, record in enumerate(without_pictures(good)):
+        negatives += record.negatives
+        owner += [i] * len(record.negatives)
+        captions += [record.captions[negative.caption] for negative in record.negatives]
+    rows = torch.tensor(owner)
+    text, columns = distinct(model, captions, [negative.text for negative in negatives])
+    true, false = (both_ways(model, image, text, rows, column) for column in columns)
+    return good, rows, negatives, true, false
 
 
 def evaluate_pointing(model: Model, records: Sequence[Record], problems: Problems) -> Evaluation:
@@ -124,7 +131,7 @@ def evaluate_pointing(model: Model, records: Sequence[Record], problems: Problem
     hits, chance, owner = [], [], []
     grid, transform = model.backbone.dims.grid, model.backbone.transform
     size = (transform.size, transform.size)
-    kept = [record for record in records if record.phrases]
+    kept = chosen(records, lambda record: bool(record.phrases))
     pictures = ((image, phrase_boxes(record)) for record, image in readable(kept, problems))
     asked = ((i, image, boxes) for i, (image, boxes) in enumerate(pictures) if boxes)
     for some in chunks(asked, MAPS_AT_ONCE):
@@ -167,9 +174,10 @@ def evaluate_boxes(
         input_size: side of the square input in pixels, larger than the backbone's own for finer
             patches.
     """
-    kept = [record for record in records if record.regions]
+    kept = chosen(records, lambda record: bool(record.regions))
     if categories is None:
-        names = {region.label for record in kept for region in record.regions} - {""}
+        told = without_pictures(kept)
+        names = {region.label for record in told for region in record.regions} - {""}
         categories = [Category(name) for name in sorted(names)]
     rules = BOX_PROTOCOLS[protocol]
     found = rank_boxes(
@@ -205,20 +213,27 @@ def phrase_boxes(record: Record) -> dict[str, list[Box]]:
 
 def encoded_pictures(
     model: Model, records: Sequence[Record], problems: Problems, keep: Callable[[Record], bool]
-) -> tuple[list[Record], Embeddings]:
+) -> tuple[Sequence[Record], Embeddings]:
     """The readable records and their pictures' embeddings, row by row."""
-    good: list[Record] = []
-
+    kept = chosen(records, keep)
+    good: list[int] = []
+    regions: deque[Sequence[Region]] = deque()
     as_stored = "components" in model.method.needs  # whose crops are known by the file's content
 
     def images() -> Iterator[AnyImage]:
-        for record, image in readable([r for r in records if keep(r)], problems):
-            good.append(record)
+        for place, record, image in numbered(kept, problems):
+            good.append(place)
+            regions.append(record.regions if model.takes_regions else ())
             yield record.image if as_stored else image
+
+    def own_regions() -> Iterator[Sequence[Region]]:
+        while regions:
+            yield regions.popleft()
 
     first = next(stream := images(), None)
     if first is None:
         raise DataError(f"none of {len(records)} records has what this protocol needs")
-    regions = (record.regions for record in good) if model.takes_regions else None
-    batches = model.image_batches(chain([first], stream), regions=regions)
-    return good, gathered(batches, model.device)
+    own = own_regions() if model.takes_regions else None
+    batches = model.image_batches(chain([first], stream), regions=own)
+    image = gathered(batches, model.device)
+    return at(kept, good), image

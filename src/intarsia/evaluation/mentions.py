@@ -13,23 +13,39 @@ from intarsia.data.boxes import cut
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
 from intarsia.evaluation.prompts import spoken
-from intarsia.runtime import progress
+from intarsia.runtime import in_threads, progress
 from intarsia.types import Record, Region
 
 
 def readable(records: Sequence[Record], problems: Problems) -> Iterator[tuple[Record, Image.Image]]:
-    """The records whose pictures can be decoded, with these; the others go to ``problems``.
+    """:func:`numbered` without the numbers."""
+    return ((record, image) for _, record, image in numbered(records, problems))
+
+
+def numbered(
+    records: Sequence[Record], problems: Problems
+) -> Iterator[tuple[int, Record, Image.Image]]:
+    """The place, itself and the picture of each record whose picture can be decoded, which threads
+    do ahead; the others go to ``problems``.
 
     Raises:
         DataError: too many cannot.
     """
     problems.expect(len(records))
-    for record in progress(records, "pictures"):
-        try:
-            yield record, picture_of(record)
-        except DataError as error:
-            problems.add(record.id, "image", str(error))
+    for place, (record, found) in enumerate(in_threads(_decoded, progress(records, "pictures"))):
+        if isinstance(found, str):
+            problems.add(record.id, "image", found)
             problems.check()
+        else:
+            yield place, record, found
+
+
+def _decoded(record: Record) -> tuple[Record, Image.Image | str]:
+    """The picture, or why there is none."""
+    try:
+        return record, picture_of(record)
+    except DataError as error:
+        return record, str(error)
 
 
 def regions_inside(record: Record, size: tuple[int, int], problems: Problems) -> dict[int, Region]:

@@ -88,7 +88,7 @@ def probe_scores(
     problems: Problems,
     *,
     names: Sequence[str],
-) -> tuple[list[Record], Tensor, float]:
+) -> tuple[Sequence[Record], Tensor, float]:
     """The readable records of ``test``, their scores of the classes (I,C), and the penalty.
 
     The arguments and errors are those of :func:`evaluate_probe`.

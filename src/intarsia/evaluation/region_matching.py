@@ -15,6 +15,7 @@ import torch
 
 from intarsia.components.text import TextParser
 from intarsia.data.problems import Problems
+from intarsia.data.records import chosen
 from intarsia.errors import DataError
 from intarsia.evaluation.boxes import roi_vectors, square_input
 from intarsia.evaluation.harness import Evaluation
@@ -81,7 +82,7 @@ def _cases(
 ) -> Iterator[tuple[int, Record, torch.Tensor]]:
     """Each readable record with the vectors (R,D) of its regions."""
     model.eval()
-    kept = [record for record in records if record.regions and record.negatives]
+    kept = chosen(records, lambda record: bool(record.regions and record.negatives))
     with square_input(model, None):
         for owner, (record, image) in enumerate(readable(kept, problems)):
             boxes = [region.box for region in regions_inside(record, image.size, problems).values()]

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from intarsia.data.problems import Problems
+from intarsia.data.records import chosen
 from intarsia.errors import DataError
 from intarsia.evaluation.boxes import TEXTS_AT_ONCE, roi_vectors, square_input
 from intarsia.evaluation.harness import Evaluation
@@ -80,7 +81,7 @@ def collect_regions(model: Model, records: Sequence[Record], problems: Problems)
     vectors: list[Tensor] = []
     right: dict[str, set[int]] = {}
     with square_input(model, None):
-        pictures = readable([record for record in records if record.regions], problems)
+        pictures = readable(chosen(records, lambda record: bool(record.regions)), problems)
         for some in chunks(pictures, model.backbone.images_at_once):
             images: list[Image.Image] = []
             boxes: list[list[Box]] = []

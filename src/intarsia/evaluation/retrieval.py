@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from intarsia.data.records import without_pictures
 from intarsia.errors import DataError, ShapeError
 from intarsia.evaluation.metrics import Metric, Outcomes, median_metric, summarise
 from intarsia.methods.base import Method
@@ -72,9 +73,10 @@ class _Block:
 
 def first_captions(records: Sequence[Record], most: int | None) -> tuple[list[str], TrueTexts]:
     """The first ``most`` captions of each record (None = all), and which are true of which."""
-    texts = [caption for record in records for caption in record.captions[:most]]
-    owner = [i for i, record in enumerate(records) for _ in record.captions[:most]]
-    return texts, true_texts(texts, torch.tensor(owner), len(records))
+    captions = [record.captions[:most] for record in without_pictures(records)]
+    texts = [text for own in captions for text in own]
+    owner = torch.arange(len(records)).repeat_interleave(torch.tensor(list(map(len, captions))))
+    return texts, true_texts(texts, owner, len(records))
 
 
 def rank(

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from intarsia.data.files import read_json, read_text
 from intarsia.data.problems import Problems
+from intarsia.data.records import at, without_pictures
 from intarsia.errors import DataError
 from intarsia.evaluation.boxes import TEXTS_AT_ONCE, label_ranks
 from intarsia.evaluation.harness import Evaluation, encoded_pictures
-from intarsia.evaluation.mentions import readable
+from intarsia.evaluation.mentions import numbered
 from intarsia.evaluation.metrics import Array, Outcomes, summarise
 from intarsia.evaluation.prompts import prompts, spoken
 from intarsia.evaluation.vectors import all_texts, together
@@ -123,18 +124,20 @@ def class_labels(records: Sequence[Record], names: Sequence[str]) -> Array:
         DataError: it is none of them.
     """
     numbers = {name: number for number, name in enumerate(names)}
-    for record in records:
+    labels = []
+    for record in without_pictures(records):
         if len(record.captions) != 1 or record.captions[0] not in numbers:
             raise DataError(
                 f"the captions {record.captions} of {record.id} are not one of the {len(names)} "
                 f"classes ({', '.join(names[:3])}, ...)"
             )
-    return np.array([numbers[record.captions[0]] for record in records], dtype=np.int64)
+        labels.append(numbers[record.captions[0]])
+    return np.array(labels, dtype=np.int64)
 
 
 def global_scores(
     model: Model, records: Sequence[Record], problems: Problems, sentences: Sentences
-) -> tuple[list[Record], Tensor]:
+) -> tuple[Sequence[Record], Tensor]:
     """The readable records, and (I,C) cosines of their pictures with each class.
 
     Raises:
@@ -146,7 +149,7 @@ def global_scores(
 
 def method_scores(
     model: Model, records: Sequence[Record], problems: Problems, sentences: Sentences
-) -> tuple[list[Record], Tensor]:
+) -> tuple[Sequence[Record], Tensor]:
     """The readable records, and (I,C) mean similarities of their pictures with each class."""
     good, image = encoded_pictures(model, records, problems, lambda record: True)
     texts, owner, counts = _flat(sentences)
@@ -163,24 +166,24 @@ def method_scores(
 @torch.inference_mode()
 def global_vectors(
     model: Model, records: Sequence[Record], problems: Problems
-) -> tuple[list[Record], Tensor]:
+) -> tuple[Sequence[Record], Tensor]:
     """The readable records and their pictures' global vectors, (I,D) normalised, on the CPU.
 
     Raises:
         DataError: no picture can be read, or too many cannot.
     """
     model.eval()
-    good: list[Record] = []
+    good: list[int] = []
     parts = []
-    pictures = readable(records, problems)
+    pictures = ((place, image) for place, _, image in numbered(records, problems))
     for some in chunks(pictures, model.backbone.images_at_once):
-        good += [record for record, _ in some]
+        good += [place for place, _ in some]
         features = model.image_features([image for _, image in some])
         parts.append(normalised(features.require("image_global")).cpu())
     problems.check()
     if not parts:
         raise DataError(f"none of {len(records)} pictures can be read")
-    return good, torch.cat(parts)
+    return at(records, good), torch.cat(parts)
 
 
 def class_outcomes(ranks: Array, labels: Array, num_classes: int) -> dict[str, Outcomes]:

@@ -87,13 +87,13 @@ def _judge_names(model: Model, _: Any, questions: Sequence[Question]) -> list[Ve
 
 # Of whole pictures, whose one caption is the name of their class
 
-Score = Callable[[Model, Any, Sequence[Record]], tuple[list[Record], Tensor]]
+Score = Callable[[Model, Any, Sequence[Record]], tuple[Sequence[Record], Tensor]]
 
 
 def inspect_zero_shot(sentences: Sentences) -> Inspection:
     """Scores are cosines with the classes."""
 
-    def score(model: Model, _: Any, records: Sequence[Record]) -> tuple[list[Record], Tensor]:
+    def score(model: Model, _: Any, records: Sequence[Record]) -> tuple[Sequence[Record], Tensor]:
         return global_scores(model, records, forgiving(), sentences)
 
     return _inspect_classes(list(sentences), score, lambda items: items)
@@ -103,7 +103,9 @@ def inspect_probe(names: Sequence[str]) -> Inspection:
     """Scores are the probabilities of the regression; the items are its training pictures and the
     ones that it is asked about."""
 
-    def score(model: Model, items: Any, records: Sequence[Record]) -> tuple[list[Record], Tensor]:
+    def score(
+        model: Model, items: Any, records: Sequence[Record]
+    ) -> tuple[Sequence[Record], Tensor]:
         good, logits, _ = probe_scores(model, items[0], records, forgiving(), names=names)
         return good, logits.double().softmax(1)
 

@@ -13,6 +13,7 @@ from intarsia.data.coco import PANOPTIC, coco_categories
 from intarsia.data.image_folder import class_names
 from intarsia.data.problems import Problems
 from intarsia.data.readers import CLASS_FOLDERS, OWN_FILES
+from intarsia.data.records import Records, without_pictures
 from intarsia.errors import ConfigError, DataError, IntarsiaError
 from intarsia.evaluation.blind import TEXT_ONLY, Lessons, NgramModel, blind_negatives
 from intarsia.evaluation.boxes import ProtocolName
@@ -56,6 +57,11 @@ Items = Sequence[Any]  # records, or the cases of a benchmark
 Blind = Callable[[Any, NgramModel], Evaluation]
 
 
+def as_they_are(items: Any) -> Items:
+    found: Items = items
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """One protocol on one data set.
@@ -71,7 +77,7 @@ class Task:
     given: Items
     evaluate: Callable[[Model, Any, Problems], Evaluation]
     inspection: Inspection | None = None
-    prepare: Callable[[Any], Items] = list
+    prepare: Callable[[Any], Items] = as_they_are
     blind: Blind | None = None
     besides: Items = ()
 
@@ -85,7 +91,7 @@ class Task:
     @cached_property
     def key(self) -> str:
         """Of all that is asked: equal keys, equal questions."""
-        return data_key([self.protocol, *self.given, *self.besides])
+        return data_key([self.protocol, self.given, *self.besides])
 
 
 @dataclass(frozen=True)
@@ -115,11 +121,11 @@ class OnRecords:
     lacks: str
     evaluate: Callable[[Model, Any, Problems], Evaluation]
     inspection: Inspection | None = None
-    prepare: Callable[[list[Record]], list[Record]] = list
+    prepare: Callable[[Records], Sequence[Record]] = as_they_are
     blind: Blind | None = None
 
 
-def _swapped(records: list[Record]) -> list[Record]:
+def _swapped(records: Records) -> list[Record]:
     return swaps(records, TextParser())
 
 
@@ -281,7 +287,7 @@ def _on_classes(source: Source) -> Iterator[Task | Skip]:
         yield Skip("probe", f"{data} {split}", str(error))
         return
 
-    def probe(model: Model, both: Sequence[list[Record]], problems: Problems) -> Evaluation:
+    def probe(model: Model, both: Sequence[Records], problems: Problems) -> Evaluation:
         fitted, asked = both
         return evaluate_probe(model, fitted, asked, problems, names=known)
 
@@ -289,7 +295,7 @@ def _on_classes(source: Source) -> Iterator[Task | Skip]:
     yield Task("probe", data, split, both, probe, inspect_probe(known), besides=known)
 
 
-def _classes(source: Source, split: str) -> tuple[tuple[str, ...], list[Record]]:
+def _classes(source: Source, split: str) -> tuple[tuple[str, ...], Records]:
     """The names of the classes of a split, or of a part of it, and its records."""
     records = source.read(split)
     return class_names(source.path, split.partition("[")[0]), records
@@ -303,7 +309,7 @@ def _on_records(source: Source) -> Iterator[Task | Skip]:
         yield Skip("all", source.name, str(error))
         return
     for name, protocol in ON_RECORDS.items():
-        if not any(map(protocol.uses, records)):
+        if not any(map(protocol.uses, without_pictures(records))):
             reason = f"none of {len(records)} records has {protocol.lacks}"
             yield Skip(name, f"{source.label} {split}", reason)
         elif source.name == "coco" and name == "boxes-instances-roi":
@@ -323,7 +329,7 @@ def _on_records(source: Source) -> Iterator[Task | Skip]:
         yield from _panoptic(source, split)
 
 
-def _first_there(source: Source) -> tuple[str, list[Record]]:
+def _first_there(source: Source) -> tuple[str, Records]:
     """The first split that can be read, and its records.
 
     Raises:
@@ -351,7 +357,7 @@ def _panoptic(source: Source, split: str) -> Iterator[Task | Skip]:
         yield _coco_boxes(protocol, source, split, records)
 
 
-def _coco_boxes(protocol: ProtocolName, source: Source, split: str, records: list[Record]) -> Task:
+def _coco_boxes(protocol: ProtocolName, source: Source, split: str, records: Records) -> Task:
     prefix = "" if protocol == "instances" else PANOPTIC
     categories = coco_categories(source.path, prefix + split.partition("[")[0])
     return Task(

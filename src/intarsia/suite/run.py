@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from intarsia.data.problems import Problems
+from intarsia.data.records import Records, at, without_pictures
 from intarsia.errors import ConfigError, DataError, IntarsiaError
 from intarsia.evaluation.blind import TEXT_ONLY
 from intarsia.evaluation.compositional import true_texts
@@ -179,7 +180,7 @@ class _Run:
         assert ask is not None and lessons is not None
         some = next(iter(self.suite.results.get(task, {}).values()), {})
         left_out = set(some.get(UNANSWERED, ()))
-        items = [item for place, item in enumerate(task.items) if place not in left_out]
+        items = at(task.items, [i for i in range(len(task.items)) if i not in left_out])
 
         def answer(_: Problems) -> tuple[Evaluation, dict[str, Any]]:
             language, taught_on = lessons.teach(true_texts(items))
@@ -239,6 +240,9 @@ class _Run:
 
 def _places(items: Sequence[Any], answered: Sequence[Any]) -> list[int]:
     """Where in ``items`` those stand that are not among the answered ones."""
+    if isinstance(items, Records):
+        ids = {record.id for record in without_pictures(answered)}
+        return [place for place in range(len(items)) if items.id_of(place) not in ids]
     known = {id(item) for item in answered}
     return [place for place, item in enumerate(items) if id(item) not in known]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from intarsia.data.problems import Problems
 from intarsia.data.readers import CLASS_FOLDERS, OWN_FILES, READERS, read
+from intarsia.data.records import Records
 from intarsia.errors import ConfigError, unknown
 from intarsia.evaluation.compositional import COMPOSITIONAL
 from intarsia.suite.names import labels
-from intarsia.types import Record
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "flickr8k": ("test", "dev"),
@@ -61,8 +61,8 @@ label='flickr8k', max_bad_fraction=0.01)
         place = Path(path) if path else root / name
         return cls(name, splits, place, place.absolute().name if name in CLASS_FOLDERS else name)
 
-    def read(self, split: str) -> list[Record]:
-        return list(read(self.name, self.path, split, self.problems()))
+    def read(self, split: str) -> Records:
+        return read(self.name, self.path, split, self.problems())
 
     def problems(self) -> Problems:
         return Problems(self.max_bad_fraction)
