@@ -105,7 +105,8 @@ def demo(
         models[name] = training.run(name, method, size.adapting, 1e-3, out / START)
     test = list(SceneSet("test", size.test).records())
     results = {name: _evaluate(name, model, test, out, seed) for name, model in models.items()}
-    Console().print(results_table(results))
+    screen = Console(markup=False)
+    screen.print(results_table(results))
     minutes = (time.perf_counter() - began) / 60
     report = out / "report.html"
     write_report(
@@ -118,7 +119,7 @@ def demo(
         pictures=[_picture(record, models) for record in progress(test[:pictures], "phrase maps")],
         facts=_facts(seed, size, minutes, fast),
     )
-    Console().print(f"{minutes:.1f} minutes; the report with pictures:\n{report}", soft_wrap=True)
+    screen.print(f"{minutes:.1f} minutes; the report with pictures:\n{report}", soft_wrap=True)
 
 
 class _Training:

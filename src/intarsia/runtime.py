@@ -169,12 +169,12 @@ def models_root() -> Path:
 def progress_columns() -> tuple[ProgressColumn, ...]:
     """Bar, count, rate and time left: how every progress bar of intarsia looks."""
     return (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _RateColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
 
 

@@ -1,6 +1,17 @@
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from intarsia.data.order import WHOLE, Part, id_order, ordered, parsed, percentile
+from intarsia.data.order import (
+    WHOLE,
+    Part,
+    id_order,
+    order_of_ids,
+    ordered,
+    parsed,
+    percentile,
+)
 from intarsia.errors import ConfigError
 
 IDS = [str(number) for number in range(1000)]
@@ -11,6 +22,20 @@ def test_ids_are_ordered_as_numbers_or_as_text_folder_by_folder() -> None:
     wanted = ["999", "1000", "10_b", "1_a"]
     wanted += ["cat/10.jpg", "cat/9.jpg", "cat/a/1.jpg", "cat-2/1.jpg"]
     assert sorted(ids, key=id_order) == wanted
+
+
+NUMBERS = st.integers(0, 120).map(str) | st.text("0123456789", max_size=25)
+NAMES = st.text("019aZ\u0663\u00e9\U0001f436\uffee /-._\n", max_size=6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(NUMBERS | NAMES, max_size=12), max_size=3))
+def test_a_column_of_ids_is_sorted_as_python_sorts_them(parts: list[list[str]]) -> None:
+    """However many chunks it has; of equal ids the first stays first."""
+    ids = [key for part in parts for key in part]
+    expected = sorted(range(len(ids)), key=lambda place: id_order(ids[place]))
+    for column in (pa.array(ids, pa.string()), pa.chunked_array(parts, pa.string())):
+        assert order_of_ids(column).tolist() == expected
 
 
 @pytest.mark.parametrize("low, high", [("[:3]", "[3:]"), ("[:-3]", "[-3:]"), ("[:30%]", "[30%:]")])

@@ -26,7 +26,7 @@ MORE = [
 ]
 RECORDS = [*(Record(str(i), pixels, ("noise",)) for i, pixels in enumerate(NOISE)), *MORE]
 READER = """
-import pickle, resource, sys
+import pickle, sys
 import pyarrow as pa
 
 records = pickle.load(sys.stdin.buffer)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from intarsia.cli.common import screen
 from intarsia.errors import DataError
 from intarsia.evaluation.metrics import Outcomes, summarise
 from intarsia.evaluation.result import (
@@ -185,3 +186,12 @@ def test_a_package_below_a_foreign_repository_has_no_revision(checkout):
 
 def test_no_repository_no_revision(tmp_path):
     assert revision(tmp_path) is None
+
+
+def test_brackets_in_names_are_shown(capsys):
+    """As of a folder [red] or a slice, which rich would take for a style."""
+    result = {"protocol": "retrieval", "data": "[bold]", "split": "dev[/]", "n": 9, "seed": 0}
+    metrics = {"i2t_r1": {"value": 25.14, "ci95": [22, 27]}}
+    screen.print(table([{**result, "model": "[red]dog", "metrics": metrics, "counted": {}}]))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "retrieval on [bold] dev[/], n = 9" in shown and "[red]dog" in shown

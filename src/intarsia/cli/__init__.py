@@ -73,9 +73,9 @@ def _run(arguments: list[str]) -> None:
 
 
 def _overview() -> None:
-    screen.print("[bold]intarsia[/]: fine-grained image-text alignment\n")
+    screen.print("[bold]intarsia[/]: fine-grained image-text alignment\n", markup=True)
     for name, (_, line) in VERBS.items():
-        screen.print(f"  intarsia [bold]{name:11}[/] {line}", highlight=False)
+        screen.print(f"  intarsia [bold]{name:11}[/] {line}", highlight=False, markup=True)
     screen.print("\n`intarsia VERB --help` explains the options of a verb; with --debug an error")
     screen.print("shows its traceback.")
 

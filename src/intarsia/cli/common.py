@@ -11,7 +11,7 @@ from rich.console import Console
 from intarsia.cli.options import explain, hide
 from intarsia.cli.trouble import reading
 
-screen = Console()
+screen = Console(markup=False)  # names and captions have brackets of their own
 
 
 def add_data_arguments(parser: ArgumentParser, split: str) -> None:

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from intarsia.cli.common import screen
 from intarsia.cli.options import command, parsed
@@ -69,8 +69,8 @@ def _show(findings: list[Finding]) -> None:
             style = "yellow" if finding.ok else "red"
             todo = f"get {number}" + (", optional" if finding.ok else "")
         detail = f" ({finding.detail})" if finding.detail else ""
-        state = f"[{style}]{finding.state}[/]{detail}"
-        table.add_row(finding.data, escape(finding.path), state, todo)
+        state = Text.assemble((finding.state, style), detail)
+        table.add_row(finding.data, finding.path, state, todo)
     screen.print(table)
     for source, number in numbers.items():
-        screen.print(f"{number}. {source}", soft_wrap=True, highlight=False, markup=False)
+        screen.print(f"{number}. {source}", soft_wrap=True, highlight=False)

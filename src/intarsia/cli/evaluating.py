@@ -66,7 +66,8 @@ def _overview() -> None:
 
     screen.print("intarsia evaluate PROTOCOL ..., where PROTOCOL is one of\n")
     for name, about in ABOUT.items():
-        screen.print(f"  [bold]{name:17}[/]{about.measures}", highlight=False, soft_wrap=True)
+        name = f"[bold]{name:17}[/]"
+        screen.print(f"  {name}{about.measures}", highlight=False, soft_wrap=True, markup=True)
     screen.print("\n`intarsia evaluate PROTOCOL --help`: its files, metrics, chance and options.")
 
 

@@ -300,7 +300,7 @@ def sweep(arguments: list[str]) -> None:
 
     verbs = Verbs(train, interpolate, tune, evaluate, _trained_from, key_of)
     written = run_sweep(sweep, out, verbs)
-    screen.print(written.read_text(encoding="utf-8"), markup=False)
+    screen.print(written.read_text(encoding="utf-8"))
     screen.print(f"in {written.parent}")
 
 
