@@ -24,7 +24,7 @@ from torch import Tensor
 from intarsia.data.records import Records
 from intarsia.errors import ConfigError
 from intarsia.model import WEIGHTS, Model
-from intarsia.runtime import atomic
+from intarsia.runtime import atomic, bar
 from intarsia.types import FilePart
 
 PACKAGE = Path(__file__).parent
@@ -54,8 +54,10 @@ def data_key(items: Iterable[Any]) -> str:
     """Of records, of a benchmark's cases, or of lists of these: all that they say and show."""
     digest = hashlib.sha256()
     if isinstance(items, Records):
-        for record, picture in items.known():
-            digest.update(_item(record, picture).encode())
+        with bar(len(items), "identity of records") as advance:
+            for record, picture in items.known():
+                digest.update(_item(record, picture).encode())
+                advance(1)
     else:
         for item in items:
             digest.update(_item(item).encode())

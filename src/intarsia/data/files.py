@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -16,6 +17,8 @@ from typing import Any
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 Row = tuple[str, dict[str, Any]]  # where it stands ("file:line") and its cells
 
 MARKS = {  # the longer first: UTF-16's is the beginning of UTF-32's
@@ -26,6 +29,7 @@ MARKS = {  # the longer first: UTF-16's is the beginning of UTF-32's
     BOM_UTF8: "utf-8-sig",
 }
 LONGEST_CELL = 2**31 - 1  # characters
+TOLD_FROM = 5 * 10**7  # bytes that take more than two seconds to parse
 
 
 def read_text(path: Path) -> str:
@@ -60,6 +64,8 @@ def _seen(error: UnicodeDecodeError) -> str:
 
 
 def read_json(path: Path) -> Any:
+    if path.is_file() and (size := path.stat().st_size) > TOLD_FROM:
+        logger.info("reading %s (%d MB)", path, size // 10**6)
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from intarsia.errors import DataError
+from intarsia.runtime import bar
 
 CHARACTERS = 1 << 20  # read at a time
 BETWEEN = re.compile(r"[\s,]*")
@@ -21,8 +22,10 @@ def elements(path: Path) -> Iterator[Any]:
         DataError: It holds no list, or is cut off.
     """
     decode = json.JSONDecoder().raw_decode
-    with path.open(encoding="utf-8-sig") as file:
+    size = path.stat().st_size
+    with path.open(encoding="utf-8-sig") as file, bar(size, f"bytes of {path.name}") as advance:
         text = file.read(CHARACTERS).lstrip()
+        advance(len(text))
         if not text.startswith("["):
             raise DataError(f"{path}: must be a list of pictures, begins with {text[:20]!r}")
         place = 1
@@ -36,6 +39,7 @@ def elements(path: Path) -> Iterator[Any]:
                 if not (more := file.read(CHARACTERS)):
                     raise DataError(f"{path}: not JSON, or cut off: {error}") from error
                 text, place = text[place:] + more, 0
+                advance(len(more))
                 continue
             yield element
 

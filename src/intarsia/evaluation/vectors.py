@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from intarsia.model import Model
 from intarsia.ops.devices import memory_of
 from intarsia.ops.similarity import paired_scores
+from intarsia.runtime import progress
 from intarsia.types import Embeddings
 
 AT_ONCE = 1024  # pairs
@@ -30,9 +31,9 @@ def gathered(parts: Iterable[Embeddings], device: torch.device) -> Embeddings:
     return Embeddings.concatenate(found)
 
 
-def all_texts(model: Model, texts: Iterable[str]) -> Embeddings:
+def all_texts(model: Model, texts: Collection[str]) -> Embeddings:
     """The embeddings of many texts, :func:`gathered`; those that were cut are told of."""
-    found = gathered(model.text_batches(texts), model.device)
+    found = gathered(model.text_batches(progress(texts, "texts")), model.device)
     model.tell_cut(found.cut)
     return found
 
