@@ -99,7 +99,11 @@ def in_threads(function: Callable[[T], R], items: Iterable[T], workers: int = 0)
 
 def num_workers(device: torch.device) -> int:
     """How many processes prepare batches for a model: on a CPU none, which would take its cores."""
-    return 0 if device.type == "cpu" else min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    if device.type == "cpu":
+        return 0
+    tells = hasattr(os, "sched_getaffinity")  # macOS and Windows do not
+    cores = len(os.sched_getaffinity(0)) if tells else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
 
 
 def loading(workers: int, device: torch.device) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
 import pytest
+from PIL import Image
 
 from intarsia.data.problems import Problems, screened
 from intarsia.errors import DataError
-from intarsia.types import Record, Region
+from intarsia.types import Negative, Record, Region
 
 
 def record(name: str, *captions: str) -> Record:
@@ -165,3 +167,30 @@ def test_a_picture_is_found_by_its_name_in_other_code_points(tmp_path: Path) -> 
     asked = tmp_path / normalize("NFC", path.name)
     (found,) = screened([Record("a", asked, ("x",))], Problems())
     assert isinstance(found.image, Path) and found.image.samefile(path)
+
+
+def test_half_a_character_is_told(tmp_path: Path) -> None:
+    """As JSON may hold; nothing could be written of it afterwards."""
+    half = "a dog \ud83d"
+    records = [
+        Record("1", b"", ("a cat", half)),
+        Record("2", b"", ("a cat", half), negatives=(Negative(0, "swap", "x"),)),
+        Record("3", b"", ("a cat",), (Region((0, 0, 1, 1), half),)),
+        Record("4\ud83d", b"", ("a cat",)),
+    ]
+    problems = Problems(1.0)
+    (found,) = screened(records, problems)
+    assert (found.id, found.captions) == ("1", ("a cat",))
+    assert [p.field for p in problems] == ["captions[1]", "text", "text", "image"]
+    problems.write(tmp_path / "problems.jsonl")
+    assert "half a character" in (tmp_path / "problems.jsonl").read_text()
+
+
+def test_a_file_name_that_is_no_utf8_is_told(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    os.rename(tmp_path / "a.png", tmp_path / name)
+    problems = Problems(1.0)
+    assert list(screened([Record("1", tmp_path / name, ("a cat",))], problems)) == []
+    (problem,) = problems
+    assert "not UTF-8" in problem.reason and "caf\\udce9.png" in problem.source

@@ -85,6 +85,9 @@ def test_columns_are_those_of_the_records(found: Records) -> None:
     assert found.captions_at(rows) == [captions[row] for row in rows]
     assert [found.id_of(i) for i in (0, -1, 3)] == ["bare", "sized", "part"]
     assert [found.size(i) for i in (4, 5)] == [(5, 3), (30_000, 1)]
+    assert Records.of([Record("a", PIXELS, ())]).size(0) == (5, 3)  # which it looks up
+    with pytest.raises(DataError, match="picture of 9 bytes: cannot be decoded"):
+        found.size(1)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +160,6 @@ def test_known_is_every_record_and_no_digest_where_none_is_stored(
     assert all_same(records, RECORDS) and set(digests) == {None}
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="all pixels are taken for uint8")
 def test_pixels_that_are_none_are_told_when_they_are_looked_at() -> None:
     records = Records.of([Record("a", PIXELS / 255, ("x",)), Record("b", PIXELS, ("y",))])
     with pytest.raises(DataError, match="picture array is float64"):

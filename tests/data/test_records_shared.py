@@ -120,7 +120,6 @@ def test_records_in_chunks_travel_too(folder: Path, monkeypatch: pytest.MonkeyPa
     assert all_same(pickle.loads(pickle.dumps(records)), RECORDS)
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="a copy names a file that is gone")
 def test_a_copy_of_a_copy_does_not_need_the_first(folder: Path) -> None:
     records = Records.of(iter(MORE))
     copied = copy.deepcopy(records)

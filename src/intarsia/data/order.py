@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 SPLIT = re.compile(r"([^\[\]]*)(?:\[(-?\d*)(%?):(-?\d*)(%?)\])?")
 
-Key = tuple[bool, int, tuple[str, ...]]
+Key = tuple[bool, int, str, tuple[str, ...]]
 
 
 def id_order(key: str) -> Key:
@@ -34,7 +34,8 @@ def id_order(key: str) -> Key:
     ['20', '100', 'a/2', 'a-b/1', 'a10.jpg', 'a9.jpg', 'b/1']
     """
     is_number = key.isascii() and key.isdigit()
-    return not is_number, int(key) if is_number else 0, tuple(key.split("/"))
+    digits = key.lstrip("0") if is_number else ""  # of two numbers the longer is the greater
+    return not is_number, len(digits), digits, tuple(key.split("/"))
 
 
 def order_of_ids(ids: Any) -> NDArray[np.int64]:
@@ -120,7 +121,7 @@ def ordered(items: Iterable[T], id_of: Callable[[T], str], part: Part = WHOLE) -
 
 def percentile(key: str) -> float:
     """Where an id falls between 0 and 100; evenly, whatever ids look like."""
-    digest = hashlib.sha256(key.encode()).digest()
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48 * 100
 
 

@@ -16,6 +16,7 @@ from intarsia.data.paths import located
 from intarsia.errors import DataError
 from intarsia.types import Record
 
+HALF = "has half a character (a lone surrogate)"
 EARLY = 100  # records to see before giving up in the middle of a data set
 
 Kind = Literal["records", "captions", "boxes", "phrases", "rows", "masks"]
@@ -214,16 +215,42 @@ def screened(
         if found is None:
             problems.add(_source(record), "image", "no such file")
             continue
+        if not _is_unicode(f"{_source(found)}{found.id}"):
+            problems.add(ascii(str(_source(found))), "image", "its name is not UTF-8: rename it")
+            continue
+        if not all(map(_is_unicode, _fixed_texts(found))):
+            problems.add(_source(record), "text", HALF)
+            continue
         captions = tuple(caption.strip() for caption in found.captions)
         for index, caption in enumerate(captions):
             if not caption:
                 problems.add(_source(record), f"captions[{index}]", "empty")
-        captions = tuple(caption for caption in captions if caption)
+            elif not _is_unicode(caption):
+                problems.add(_source(record), f"captions[{index}]", HALF)
+        captions = tuple(caption for caption in captions if caption and _is_unicode(caption))
         if captions or not need_captions:
             yield replace(found, captions=captions)
         else:
             problems.add(_source(record), "captions", "none")
     problems.check()
+
+
+def _fixed_texts(record: Record) -> Iterator[str]:
+    """The texts that a record cannot do without: its captions where they are referred to."""
+    yield from (region.label for region in record.regions)
+    yield from (negative.text for negative in record.negatives)
+    if record.phrases or record.negatives:
+        yield from record.captions
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written: half a pair of a JSON file, or a byte of a file's name that
+    is no UTF-8, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _source(record: Record) -> object:

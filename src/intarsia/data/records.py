@@ -31,9 +31,10 @@ IMAGE = {
     "start": pa.int64(),
     "data": pa.large_binary(),
     "extent": pa.list_(pa.int64()),
+    "kind": pa.string(),
 }
 """Where a packed record's picture is: in a file, ``extent`` (bytes) from ``start`` on where it is a
-part; or it is ``data``, encoded, or pixels where ``extent`` is their shape."""
+part; or it is ``data``, encoded, or numbers of a ``kind`` where ``extent`` is their shape."""
 PACKED = pa.schema(KNOWN | IMAGE)
 
 
@@ -105,7 +106,7 @@ class Records(Sequence[Record]):
 
     def at(self, indices: Sequence[int] | NDArray[np.int64]) -> Records:
         """The records at some indices, in the order of these."""
-        index = np.asarray(indices, dtype=np.int64)
+        index = np.arange(len(self))[np.asarray(indices, dtype=np.int64)]
         return Records(self._rows, index if self._places is None else self._places[index])
 
     def id_of(self, index: int) -> str:
@@ -237,13 +238,17 @@ class PackedRows:
     def digests(self, places: Sequence[int]) -> None:
         return None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedRows:
+        return PackedRows(self.table)  # which nothing changes
+
     def __getstate__(self) -> dict[str, Any]:
         if self._file is None:
             folder = tempfile.TemporaryDirectory(prefix="intarsia-records-")
-            self._file = Path(folder.name) / "records.arrow"
-            weakref.finalize(self, folder.cleanup)
-            with pa.OSFile(str(self._file), "wb") as sink, pa.ipc.new_file(sink, PACKED) as writer:
+            file = Path(folder.name) / "records.arrow"
+            with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, PACKED) as writer:
                 writer.write_table(self.table)
+            self._file = file
+            weakref.finalize(self, folder.cleanup)
         return {"file": self._file}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -278,15 +283,15 @@ def _batch(records: Sequence[Record]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(known | images, schema=PACKED)
 
 
-def _place(image: ImageSource) -> tuple[str | None, int | None, Any, list[int] | None]:
-    """``file``, ``start``, ``data`` and ``extent`` of a picture."""
+def _place(image: ImageSource) -> tuple[Any, ...]:
+    """``file``, ``start``, ``data``, ``extent`` and ``kind`` of a picture."""
     if isinstance(image, Path):
-        return str(image), None, None, None
+        return str(image), None, None, None, None
     if isinstance(image, FilePart):
-        return str(image.path), image.start, None, [image.length]
+        return str(image.path), image.start, None, [image.length], None
     if isinstance(image, np.ndarray):
-        return None, None, image.tobytes(), list(image.shape)
-    return None, None, image, None
+        return None, None, image.tobytes(), list(image.shape), image.dtype.str
+    return None, None, image, None, None
 
 
 def _image(row: dict[str, Any], data: Any) -> ImageSource:
@@ -294,7 +299,7 @@ def _image(row: dict[str, Any], data: Any) -> ImageSource:
         buffer = data.as_buffer()
         if row["extent"] is None:
             return bytes(buffer)
-        return np.frombuffer(buffer, np.uint8).reshape(row["extent"])
+        return np.frombuffer(buffer, row["kind"]).reshape(row["extent"])
     if row["start"] is None:
         return Path(row["file"])
     return FilePart(Path(row["file"]), row["start"], row["extent"][0])

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from intarsia.backbones.base import Backbone
 from intarsia.data.problems import Problems
-from intarsia.data.records import Records
+from intarsia.data.records import KEY_BYTES, Records
 from intarsia.encode.components import Components, ImageParts, TextParts
 from intarsia.encode.extract import ALONE, Crew, extract_images, extract_texts, readable
 from intarsia.encode.pairs import PairIndex
@@ -80,7 +80,7 @@ def see_components(
     extract_images(
         records, views, keys, towers, store, problems=problems, crew=crew, description="crops"
     )
-    wholes = [WHOLE.key(parts.key) if parts else bytes(1) for parts in found]
+    wholes = [WHOLE.key(parts.key) if parts else bytes(KEY_BYTES) for parts in found]
     there = readable(wholes, store)
     return [parts if here else None for parts, here in zip(found, there.tolist(), strict=True)]
 

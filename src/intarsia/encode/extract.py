@@ -30,6 +30,11 @@ class Crew:
     world: int = 1
     wait: Callable[[], None] = lambda: None
 
+    def does(self, key: bytes) -> bool:
+        """Whether what goes by a key is this one's to do: the key alone decides, since the others
+        may have begun, and what they have done is not missing any more."""
+        return int.from_bytes(key[:8], "little") % self.world == self.rank
+
 
 ALONE = Crew()
 
@@ -66,7 +71,7 @@ def extract_images(
     if dense:
         names[patches_name(dense)] = "image_patches"
     wanted = _missing(keys, [store[name] for name in names])
-    todo = [i for i, some in enumerate(wanted) if some][crew.rank :: crew.world]
+    todo = [i for i, some in enumerate(wanted) if some and crew.does(keys[i][0])]
     chosen = [[views[i][k] for k in wanted[i]] for i in todo]
     looks = Looks(records.at(todo), chosen)
     with bar(sum(map(len, chosen)), description) as advance:
@@ -99,9 +104,10 @@ def extract_texts(
     """See to it that the store has ``text_global`` and, with ``tokens``, ``text_tokens`` (those of
     real tokens) of all texts, under their :func:`key_of`."""
     names = ["text_global", "text_tokens"] if tokens else ["text_global"]
-    found = _missing([[key_of(text)] for text in texts], [store[name] for name in names])
-    missing = [text for text, is_missing in zip(texts, found, strict=True) if is_missing]
-    todo = list(dict.fromkeys(missing))[crew.rank :: crew.world]
+    keys = [key_of(text) for text in texts]
+    found = _missing([[key] for key in keys], [store[name] for name in names])
+    missing = zip(texts, keys, found, strict=True)
+    todo = [text for text, key, is_missing in missing if is_missing and crew.does(key)]
     with bar(len(todo), description) as advance:
         for window in chunks(todo, TEXTS_SORTED):
             for some in chunks(sorted(window, key=len), TEXTS_AT_ONCE):

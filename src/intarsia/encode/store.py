@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
@@ -126,37 +127,59 @@ class VectorStore:
             DataError: a vector is not finite in half precision.
         """
         with self._lock:
-            places = self._index.find(keys)
-            fresh = {key: i for i, key in enumerate(keys) if places[i, 0] == NOWHERE}
-            if not fresh:
+            if not (fresh := self._lacking(keys)):
                 return
-            given = [vectors[i].detach().cpu().half() for i in fresh.values()]
-            blocks = [x[None] if x.ndim == 1 else x for x in given]
-            rows = torch.cat(blocks)
-            if not rows.isfinite().all():
+            given = {key: vectors[i].detach().cpu().half() for key, i in fresh.items()}
+            blocks = {key: x[None] if x.ndim == 1 else x for key, x in given.items()}
+            if not torch.cat(list(blocks.values())).isfinite().all():
                 raise DataError(f"{self.folder}: a vector has values beyond half precision")
-            self._append(list(fresh), rows.numpy(), np.array([len(block) for block in blocks]))
+            number = self._writable(vectors[0].shape[-1])
+            if fresh := self._lacking(list(blocks)):  # a part to go on with may have some
+                own = [blocks[key] for key in fresh]
+                counts = np.array([len(block) for block in own])
+                self._append(number, list(fresh), torch.cat(own).numpy(), counts)
 
-    def _append(self, keys: list[bytes], rows: NDArray[np.float16], counts: Places) -> None:
-        number = self._writable(rows.shape[1])
-        first = self._parts[number].append(rows)
-        self._parts[number].num_entries += len(keys)
-        ends = first + counts.cumsum()
+    def _lacking(self, keys: Sequence[bytes]) -> dict[bytes, int]:
+        """The keys that are not there, and which of ``keys`` each is."""
+        places = self._index.find(keys)
+        return {key: i for i, key in enumerate(keys) if places[i, 0] == NOWHERE}
+
+    def _append(
+        self, number: int, keys: list[bytes], rows: NDArray[np.float16], counts: Places
+    ) -> None:
+        part = self._parts[number]
+        ends = part.num_rows + counts.cumsum()
         if self._own is not None:
-            self._own.write(rows, keys, ends)
+            try:
+                self._own.write(rows, keys, ends)
+            except BaseException:  # what is written in part is cut off when the part is taken again
+                own, self._own = self._own, None
+                own.abandon()
+                raise
+        part.append(rows)
+        part.num_entries += len(keys)
         self._index.add(keys, number, ends, counts)
 
     def _writable(self, width: int) -> int:
-        """The number of the part that this object adds to."""
+        """The number of the part that this object adds to.
+
+        Raises:
+            DataError: its vectors are of another width.
+        """
         if self.folder is None:
             if not self._parts:
                 self._parts.append(_Part(None, width))
-            return 0
-        if self._own is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._own = _Writer.of(self.folder, width)
-            self._take_in(self._own.stem)
-        return self._names[self._own.stem.name]
+            number = 0
+        else:
+            if self._own is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._own = _Writer.of(self.folder, width)
+                self._take_in(self._own.stem)
+            number = self._names[self._own.stem.name]
+        if self._parts[number].width != width:
+            kept = self._parts[number].width
+            raise DataError(f"{self.folder}: has vectors of width {kept}, not of {width}")
+        return number
 
     def refresh(self) -> None:
         """Take notice of what others have added to the folder."""
@@ -203,14 +226,16 @@ class _Part:
     width: int
     num_rows: int = 0
     num_entries: int = 0
-    _table: NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
+    _table: NDArray[np.float16] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._table = np.zeros((0, self.width), np.float16)
 
     def whole_rows(self) -> int:
         assert self.path is not None
         return self.path.stat().st_size // (2 * self.width) if self.path.exists() else 0
 
-    def append(self, rows: NDArray[np.float16]) -> int:
-        """Returns the number of rows before."""
+    def append(self, rows: NDArray[np.float16]) -> None:
         first = self.num_rows
         self.num_rows += len(rows)
         if self.path is None:
@@ -220,7 +245,6 @@ class _Part:
                     grown[:first] = self._table[:first]
                 self._table = grown
             self._table[first : self.num_rows] = rows
-        return first
 
     def rows(self) -> NDArray[np.float16]:
         """All rows; a file is mapped again once it has grown."""
@@ -269,6 +293,13 @@ class _Writer:
             file.close()
         self._lock.release()
 
+    def abandon(self) -> None:
+        """Let go of the part as it is, whatever the disk says to that."""
+        for file in (self._rows, self._entries):
+            with suppress(OSError):
+                file.close()
+        self._lock.release()
+
 
 class _Index:
     """Keys -> places: most sorted, the latest in a dictionary until they are sorted in."""
@@ -279,7 +310,8 @@ class _Index:
         self._fresh: dict[bytes, tuple[int, int, int]] = {}
 
     def __len__(self) -> int:
-        return len(self._keys) + len(self._fresh)
+        settled = np.isin(np.array(list(self._fresh), ENTRY["key"]), self._keys)
+        return len(self._keys) + int((~settled).sum())
 
     def find(self, keys: Sequence[bytes]) -> Places:
         found = np.full((len(keys), 3), NOWHERE, np.int64)

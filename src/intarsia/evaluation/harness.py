@@ -44,7 +44,7 @@ from intarsia.types import Box, Embeddings, Negative, Record, Region
 
 logger = logging.getLogger(__name__)
 
-MAPS_AT_ONCE = 32  # pictures whose maps are made together
+MAPS_AT_ONCE = 16  # pictures whose maps are made together
 
 
 @dataclass(frozen=True)
