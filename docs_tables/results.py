@@ -227,19 +227,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "harmoclip-persons": persons,
     "harmoclip-stuff": stuff,
     "harmoclip-tried": tried,
-    "harmoclip-anew": Paired(
-        "row",
-        {
-            "clip": [f"harmoclip_flickr8k/clip-{{}}-{end}" for end in PHOTOS],
-            "harmoclip": [f"harmoclip_flickr8k/harmoclip-{{}}-{end}" for end in PHOTOS],
-            "harmoclip, anew": [
-                *(f"harmoclip_flickr8k_anew/harmoclip-{{}}-{end}" for end in PHOTOS[:2]),
-                "harmoclip_flickr8k_anew/harmoclip-clipself-{}",
-            ],
-        },
-        [*BOXES, "thing_top1", "stuff_top1"],
-        turned=True,
-    ),
     "harmoclip-shared": Paired(
         "row",
         {
