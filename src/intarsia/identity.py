@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
+from intarsia.components.detections import local_source
 from intarsia.data.records import Records
 from intarsia.errors import ConfigError
 from intarsia.model import WEIGHTS, Model
@@ -56,17 +57,25 @@ def data_key(items: Iterable[Any]) -> str:
     if isinstance(items, Records):
         with bar(len(items), "identity of records") as advance:
             for record, picture in items.known():
-                digest.update(_item(record, picture).encode())
+                digest.update(_counted(_item(record, picture)))
                 advance(1)
     else:
         for item in items:
-            digest.update(_item(item).encode())
+            digest.update(_counted(_item(item)))
     return digest.hexdigest()[:16]
 
 
 def model_key(model: Model) -> str:
-    """Of the weights, and of how the backbone takes pictures and texts."""
+    """Of the weights, of how the backbone takes pictures and texts, of the method's settings, and
+    of what finds components, a detector's files too."""
     digest = hashlib.sha256(model.backbone.fingerprint().encode())
+    settings = {name: _settings(module) for name, module in model.method.named_modules()}
+    digest.update(f"{type(model.method).__name__}{model.dense}{settings}".encode())
+    if model.matches_components:
+        detector = model.components.detector
+        seen_by = "" if detector is None else detector.fingerprint()
+        read_by = model.components.parser.fingerprint()
+        digest.update(f"{model.component_spec}{seen_by}{read_by}".encode())
     for name, value in sorted(model.trained_state().items()):
         digest.update(_tensor(name, value))
     return digest.hexdigest()[:16]
@@ -96,7 +105,7 @@ def code_key() -> str:
 
 
 def run_keys(config: Mapping[str, Any], data: str, start: Path | None) -> Keys:
-    """Of what a run is trained from.
+    """Of what a run is trained from; of detectors in the config what is in their files.
 
     Args:
         config: the resolved one. Where its data and its start lie does not count.
@@ -105,10 +114,22 @@ def run_keys(config: Mapping[str, Any], data: str, start: Path | None) -> Keys:
     """
     settings = {**config, "init": None, "data": {**(config.get("data") or {}), "root": None}}
     return {
-        "config": config_key(settings),
+        "config": config_key({**settings, "files": _detectors(settings)}),
         "data": data,
         "start": "" if start is None else weights_key(start),
     }
+
+
+def _detectors(settings: Mapping[str, Any]) -> list[str]:
+    """Of the files that detectors are (``onnx:FILE``, ``hf:FOLDER``) or read (``file:FILE``)."""
+    specs = ((settings.get(part) or {}).get("detector") for part in ("pseudo", "components"))
+    places = (Path(local_source(spec.partition(":")[2])) for spec in specs if spec)
+    files = (
+        file
+        for place in places
+        for file in (sorted(place.rglob("*")) if place.is_dir() else [place])
+    )
+    return [_of_file(file) for file in files if file.is_file()]
 
 
 def weights_key(folder: Path) -> str:
@@ -155,10 +176,26 @@ def differing(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return f"other {' and '.join(other)}" if other else ""
 
 
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """The plain values that a module keeps."""
+    plain = (bool, int, float, str, tuple, frozenset, type(None))
+    return {
+        name: sorted(map(str, value)) if isinstance(value, frozenset) else value
+        for name, value in sorted(vars(module).items())
+        if isinstance(value, plain) and name != "training"
+    }
+
+
 def _tensor(name: str, value: Tensor) -> bytes:
     flat = value.detach().cpu().contiguous().flatten()
     data = flat.view(torch.uint8).numpy()
     return f"{name} {value.dtype} {tuple(value.shape)}".encode() + data.tobytes()
+
+
+def _counted(text: str) -> bytes:
+    """No two lists of texts are the same, one behind the other."""
+    data = text.encode("utf-8", "surrogatepass")
+    return f"{len(data)} ".encode() + data
 
 
 def _item(item: Any, picture: bytes | None = None) -> str:

@@ -192,9 +192,17 @@ def together(folder, backbone, work, before):
     barrier = threading.Barrier(2, timeout=60)
     crew = [Looking(copy.deepcopy(backbone)) for _ in range(2)]
     stores = [Store(folder, "b") for _ in crew]
+    told = [[], []]
 
     def run(rank):
-        towers, store, share = crew[rank], stores[rank], Crew(rank, 2, barrier.wait)
+        def gather(own):
+            told[rank] = own
+            barrier.wait()
+            found = list(told)
+            barrier.wait()
+            return found
+
+        towers, store, share = crew[rank], stores[rank], Crew(rank, 2, gather)
         try:
             before(rank, store, "pictures")
             work.images(towers, store, dense="value", crew=share)

@@ -315,7 +315,8 @@ def _grounding_settings(options: Namespace) -> tuple[dict[str, Any], dict[str, A
     if spec.detector is not None and options.source == "maps":
         raise ConfigError("--components.detector finds proposals: add --source proposals or both")
     detector = None if spec.detector is None else load_detector(spec.detector, **spec.options)
-    plain = settings | {"detector": spec.detector, "options": spec.options}
+    finds = None if detector is None else detector.fingerprint()
+    plain = settings | {"detector": spec.detector, "options": spec.options, "finds": finds}
     return settings | {"detector": detector}, plain
 
 

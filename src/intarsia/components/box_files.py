@@ -49,6 +49,8 @@ class BoxFile:
         DataError: A file is missing or of another format.
     """
 
+    looks_up_names = True
+
     def __init__(
         self, path: str, *, categories: str | None = None, threshold: float = THRESHOLD
     ) -> None:

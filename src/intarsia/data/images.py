@@ -63,14 +63,14 @@ def load_image(source: ImageSource) -> Image.Image:
 def picture(image: AnyImage) -> Image.Image:
     """A file's name, its bytes, an array or a picture -> what :func:`load_image` would show."""
     if isinstance(image, Image.Image):
-        return as_shown(image)
+        return as_given(image)
     return load_image(Path(image) if isinstance(image, str) else image)
 
 
 def source_of(image: AnyImage) -> ImageSource:
     """The same as what a record may hold."""
     if isinstance(image, Image.Image):
-        return np.asarray(as_shown(image))
+        return np.asarray(as_given(image))
     return Path(image) if isinstance(image, str) else image
 
 
@@ -81,8 +81,7 @@ def _opened(source: Path | FilePart | bytes) -> Iterator[Image.Image]:
         content = source.read() if isinstance(source, FilePart) else source
         stream = content if isinstance(content, Path) else BytesIO(content)
         with _open(stream) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{image.width} x {image.height} is over {MAX_PIXELS} pixels")
+            _check_size(image)
             yield image
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file") from error
@@ -155,6 +154,26 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array)
 
 
+def as_given(image: Image.Image) -> Image.Image:
+    """:func:`as_shown` of somebody's own picture, within the limits of files.
+
+    Raises:
+        DataError: as of :func:`load_image`.
+    """
+    _check_size(image)
+    try:
+        return as_shown(image)
+    except DataError:
+        raise
+    except Exception as error:  # on broken files Pillow's decoders raise errors of many kinds
+        raise DataError(f"a picture ({image.mode}) cannot be decoded: {error}") from error
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{image.width} x {image.height} is over {MAX_PIXELS} pixels")
+
+
 def as_shown(image: Image.Image) -> Image.Image:
     """An opened picture -> 8-bit RGB, rotated as its EXIF data say.
 
@@ -168,8 +187,9 @@ def as_shown(image: Image.Image) -> Image.Image:
     turn = TURNS.get(_orientation(image))
     image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):
-        grey = np.asarray(image).clip(0, 65535) / 257
-        image = Image.fromarray(grey.round().astype(np.uint8))
+        values, clear = np.asarray(image), image.info.get("transparency")
+        grey = (values.clip(0, 65535) / 257).round().astype(np.uint8)
+        image = Image.fromarray(grey if clear is None else np.where(values == clear, 255, grey))
     if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, "white")
         canvas.alpha_composite(image.convert("RGBA"))

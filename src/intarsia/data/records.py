@@ -8,6 +8,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, overload
@@ -25,6 +26,7 @@ from intarsia.types import FilePart, ImageSource, Record
 KEY_BYTES = 16
 PACKED_AT_ONCE = 4096
 MOST_IN_ONE = 2**30  # bytes of an array without chunks, whose text offsets are 32 bits
+KEYED_AT_ONCE = 512
 READ_AT_ONCE = 64  # bounds the memory of pictures held at once
 IMAGE = {
     "file": pa.string(),
@@ -97,7 +99,7 @@ class Records(Sequence[Record]):
         return self._rows.take(self._at(indices))
 
     def without_pictures(self, indices: Sequence[int]) -> list[Record]:
-        """Many records, whose pictures may be left out where they would have to be read."""
+        """Many records, perhaps without their pictures; those whose size is not known have them."""
         return self._rows.take(self._at(indices), pictures=False)
 
     def __iter__(self) -> Iterator[Record]:
@@ -146,7 +148,7 @@ class Records(Sequence[Record]):
         """What each picture is known by in a store of vectors: a hash of its bytes or pixels, or of
         where it lies: the file's path, size and time, and the place in it."""
         found: list[bytes] = []
-        for some in chunks(range(len(self)), PACKED_AT_ONCE):
+        for some in chunks(range(len(self)), KEYED_AT_ONCE):
             digests = self._rows.digests(self._at(some))
             if digests is None:
                 found += [picture_key(record.image) for record in self.__getitems__(some)]
@@ -154,13 +156,18 @@ class Records(Sequence[Record]):
                 found += [digest[:KEY_BYTES] for digest in digests]
         return found
 
+    def digests(self, indices: Sequence[int]) -> list[bytes] | None:
+        """The SHA-256 of pictures, where they are known without reading them."""
+        return self._rows.digests(self._at(indices))
+
     def known(self) -> Iterator[tuple[Record, bytes | None]]:
         """Every record, and the SHA-256 of its picture where that is known; then its picture may
         be left out."""
-        for some in chunks(range(len(self)), PACKED_AT_ONCE):
+        for some in chunks(range(len(self)), KEYED_AT_ONCE):
             places = self._at(some)
             digests: Sequence[bytes | None] = self._rows.digests(places) or [None] * len(some)
-            yield from zip(self._rows.take(places, pictures=False), digests, strict=True)
+            records = self._rows.take(places, pictures=digests[0] is None)
+            yield from zip(records, digests, strict=True)
 
     def _at(self, indices: Sequence[int]) -> list[int]:
         inside = range(len(self))
@@ -171,9 +178,13 @@ class Records(Sequence[Record]):
         column = self._rows.column(name)
         return column if self._places is None else column.take(pa.array(self._places))
 
+    def retold(self, records: Iterable[Record]) -> Records:
+        """The same pictures, of which ``records``, as many and in order, say all else."""
+        return Records(Retold(self, PackedRows.of(replace(one, image=b"") for one in records)))
+
     @cached_property
     def _ids(self) -> Any:
-        return self._column("id")
+        return _joined(self._column("id"))
 
     @cached_property
     def _captions(self) -> Any:
@@ -181,7 +192,7 @@ class Records(Sequence[Record]):
 
     @cached_property
     def _texts(self) -> Any:
-        return pc.list_flatten(self._captions)
+        return _joined(pc.list_flatten(self._captions))
 
     @cached_property
     def _sizes(self) -> Any:
@@ -189,8 +200,12 @@ class Records(Sequence[Record]):
 
 
 def without_pictures(records: Iterable[Record]) -> Iterator[Record]:
-    """Every record, of :class:`Records` without its picture where that would have to be read."""
-    return (one for one, _ in records.known()) if isinstance(records, Records) else iter(records)
+    """Every record, of :class:`Records` perhaps without its picture."""
+    if not isinstance(records, Records):
+        yield from records
+        return
+    for some in chunks(range(len(records)), PACKED_AT_ONCE):
+        yield from records.without_pictures(some)
 
 
 def chosen(records: Sequence[Record], keep: Callable[[Record], bool]) -> Sequence[Record]:
@@ -228,12 +243,20 @@ class PackedRows:
         return self.table[name]
 
     def take(self, places: Sequence[int], *, pictures: bool = True) -> list[Record]:
-        names = [name for name in PACKED.names if name != "data"]
-        part = self.table.take(pa.array(places, pa.int64()))
-        rows = part.select(names).to_pylist()
-        return [
-            record_of(row, _image(row, data)) for row, data in zip(rows, part["data"], strict=True)
-        ]
+        part = self._part(self.table.drop_columns(["data"]), places)
+        rows = part.to_pylist()
+        if not pictures and all(row["file"] or row["size"] for row in rows):
+            return [record_of(row, _image(row, None)) for row in rows]
+        data = self._part(self.table.select(["data"]), places)["data"]
+        return [record_of(row, _image(row, one)) for row, one in zip(rows, data, strict=True)]
+
+    @staticmethod
+    def _part(table: pa.Table, places: Sequence[int]) -> pa.Table:
+        """Some rows. Of a table in chunks they are cut out one by one, since ``take`` would put all
+        of its chunks together first."""
+        if not len(places) or table.column(0).num_chunks == 1:
+            return table.take(pa.array(places, pa.int64()))
+        return pa.concat_tables([table.slice(place, 1) for place in places])
 
     def digests(self, places: Sequence[int]) -> None:
         return None
@@ -254,6 +277,35 @@ class PackedRows:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._file = state["file"]
         self.table = pa.ipc.open_file(pa.memory_map(str(self._file))).read_all()
+
+
+class Retold:
+    """The pictures of some records, of which other rows say all else."""
+
+    def __init__(self, pictures: Records, told: PackedRows) -> None:
+        assert len(pictures) == len(told)
+        self.pictures, self.told = pictures, told
+
+    def __len__(self) -> int:
+        return len(self.told)
+
+    def column(self, name: str) -> pa.ChunkedArray | pa.Array:
+        return self.told.column(name)
+
+    def take(self, places: Sequence[int], *, pictures: bool = True) -> list[Record]:
+        known = self.told.take(places, pictures=False)
+        load = self.pictures.__getitems__ if pictures else self.pictures.without_pictures
+        seen = load(places)
+        return [replace(one, image=other.image) for one, other in zip(known, seen, strict=True)]
+
+    def digests(self, places: Sequence[int]) -> list[bytes] | None:
+        return self.pictures.digests(places)
+
+
+def _joined(column: Any) -> Any:
+    """In one piece, where its texts are not too long: to take of many is slow."""
+    is_small = column.nbytes < MOST_IN_ONE
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) and is_small else column
 
 
 def picture_key(image: ImageSource) -> bytes:
@@ -295,6 +347,8 @@ def _place(image: ImageSource) -> tuple[Any, ...]:
 
 
 def _image(row: dict[str, Any], data: Any) -> ImageSource:
+    if row["file"] is None and data is None:
+        return b""
     if row["file"] is None:
         buffer = data.as_buffer()
         if row["extent"] is None:

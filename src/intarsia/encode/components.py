@@ -163,7 +163,10 @@ class Components:
             given = records.without_pictures(range(len(records)))
             return [list(record.regions) for record in given]
         known: MutableMapping[str, Any] = {} if self._boxes is None else self._boxes.entries
-        names = [key.hex() for key in keys]
+        by_name = getattr(self.detector, "looks_up_names", False)
+        names = [
+            self._name(records, i, key) if by_name else key.hex() for i, key in enumerate(keys)
+        ]
         todo = [i for i, name in enumerate(names) if name not in known]
         opened = dict(zip(todo, in_threads(_opened, records.at(todo)), strict=True))
         pictures = {names[i]: x for i, x in opened.items() if isinstance(x, Image.Image)}
@@ -181,6 +184,14 @@ class Components:
                 self._boxes.add(found)
             known = ChainMap(found, known)
         return [_as_regions(known[name]) if name in known else None for name in names]
+
+    @staticmethod
+    def _name(records: Records, index: int, key: bytes) -> str:
+        """Of a picture and all that a detector may know it by."""
+        (record,) = records.without_pictures([index])
+        image = record.image
+        file = image.name if isinstance(image, Path) else ""
+        return key_of(key, record.id, file).hex()
 
     def of_texts(self, captions: Sequence[str]) -> list[TextParts]:
         """Components of every caption."""

@@ -73,6 +73,19 @@ class Encoder(nn.Module):
         made = ("components", "store", "towers")
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
+    def _apply(self, *arguments: Any, **options: Any) -> Any:
+        """Moved or in another precision, it makes other vectors and needs other towers."""
+        self._forget()
+        return super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        self._forget()
+        return super().load_state_dict(*arguments, **options)
+
+    def _forget(self) -> None:
+        for name in ("store", "towers"):
+            self.__dict__.pop(name, None)
+
     @property
     def device(self) -> torch.device:
         return next(self.method.parameters()).device
@@ -191,12 +204,20 @@ class Encoder(nn.Module):
         """:meth:`encode_images`, ``batch_size`` pictures after the other."""
         if regions is not None and not self.takes_regions:
             raise ConfigError(self._no_regions())
-        size = _checked(batch_size)
         if self.matches_components:
-            found = self._component_images(pictures_of(images), regions, size)
-        else:
-            batches = map(torch.stack, chunks(self._pixels(images), size))
-            found = (self._see(pixels, self.dense) for pixels in batches)
+            records = _records(pictures_of(images), regions)
+            return self.record_batches(records, batch_size=batch_size)
+        batches = map(torch.stack, chunks(self._pixels(images), _checked(batch_size)))
+        found = (self._see(pixels, self.dense) for pixels in batches)
+        return self._answers(found, self.method.encode_image)
+
+    def record_batches(
+        self, records: Iterable[Record], *, batch_size: int = IMAGES_AT_ONCE
+    ) -> Iterator[Embeddings]:
+        """:meth:`image_batches` of the pictures of records, for methods that match components: with
+        their regions where nothing else finds any, and by their ids and files' names where a
+        detector's answers go by these."""
+        found = self._component_images(records, _checked(batch_size))
         return self._answers(found, self.method.encode_image)
 
     @torch.no_grad()
@@ -218,16 +239,13 @@ class Encoder(nn.Module):
             return f"{name} here finds regions by {self.component_spec.detector}: give none"
         return f"{name} does not use regions: leave them out (ComAlign matches them with phrases)"
 
-    def _component_images(
-        self,
-        images: Iterator[AnyImage],
-        regions: Iterable[Sequence[Region]] | None,
-        batch_size: int,
-    ) -> Iterator[Features]:
-        for some in chunks(_records(images, regions), batch_size):
-            records, store = Records.of(some), self._kept()
+    def _component_images(self, records: Iterable[Record], batch_size: int) -> Iterator[Features]:
+        for some in chunks(records, batch_size):
+            store = self._kept()
             with self.components.lock:
-                seen = see_components(self.components, records, self.towers, store, Problems(0.0))
+                seen = see_components(
+                    self.components, Records.of(some), self.towers, store, Problems(0.0)
+                )
                 found = [part for part in seen if part is not None]
                 rows = image_rows(store, self.backbone, self.components, found)
             yield from image_features(
@@ -334,10 +352,10 @@ class Encoder(nn.Module):
 def _records(
     images: Iterator[AnyImage], regions: Iterable[Sequence[Region]] | None
 ) -> Iterator[Record]:
-    """A record a picture, with its regions."""
+    """A record a picture, with its regions; it has no id that anything could go by."""
     pairs = ((image, ()) for image in images) if regions is None else _paired(images, regions)
-    for number, (image, own) in enumerate(pairs):
-        yield Record(str(number), source_of(image), (), tuple(own))
+    for image, own in pairs:
+        yield Record("", source_of(image), (), tuple(own))
 
 
 def _paired(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from intarsia.data.problems import Problems
+from intarsia.data.problems import Problem, Problems
 from intarsia.data.records import Records
 from intarsia.encode.loader import Looks, load
 from intarsia.encode.store import ENTRY, NOWHERE, Store, VectorStore
@@ -24,11 +25,12 @@ TEXTS_SORTED = 2048  # at a time: texts of about one length go together
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """The processes that share the work: this one is number ``rank`` of ``world``."""
+    """The processes that share the work: this one is number ``rank`` of ``world``; ``gather`` waits
+    for all and tells each what was wrong with the pictures of all."""
 
     rank: int = 0
     world: int = 1
-    wait: Callable[[], None] = lambda: None
+    gather: Callable[[list[Problem]], list[list[Problem]]] = lambda own: [own]
 
     def does(self, key: bytes) -> bool:
         """Whether what goes by a key is this one's to do: the key alone decides, since the others
@@ -74,6 +76,7 @@ def extract_images(
     todo = [i for i, some in enumerate(wanted) if some and crew.does(keys[i][0])]
     chosen = [[views[i][k] for k in wanted[i]] for i in todo]
     looks = Looks(records.at(todo), chosen)
+    bad: list[Problem] = []
     with bar(sum(map(len, chosen)), description) as advance:
         found = load(
             looks, towers.backbone.transform, batch_size=VIEWS_AT_ONCE, device=towers.device
@@ -81,14 +84,19 @@ def extract_images(
         for seen in found:
             for index, reason in seen.problems:
                 problems.add(looks.records.id_of(index), "image", reason)
-                problems.check()
+                bad.append(Problem(looks.records.id_of(index), "image", reason))
+                if crew.world == 1:
+                    problems.check()
             some = [keys[todo[index]][k] for index in seen.records for k in wanted[todo[index]]]
             if some:
                 states = towers.images(seen.pixels, dense=dense)
                 for name, field in names.items():
                     store[name].add(some, states.require(field))
             advance(len(some))
-    crew.wait()
+    for problem in chain.from_iterable(crew.gather(bad)):
+        problems.add(problem.source, problem.field, problem.reason)
+    if bad or crew.world > 1:
+        problems.check()
     store.refresh()
 
 
@@ -119,7 +127,7 @@ def extract_texts(
                     real = [row[own] for row, own in zip(rows.cpu(), mask.cpu(), strict=True)]
                     store["text_tokens"].add(keys, real)
                 advance(len(some))
-    crew.wait()
+    crew.gather([])
     store.refresh()
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from intarsia.data.images import AnyImage, as_shown
+from intarsia.data.images import AnyImage, as_given
 from intarsia.errors import DataError
 
 Picture = AnyImage | Tensor
@@ -49,7 +49,7 @@ def _picture(image: Any) -> AnyImage:
     if isinstance(image, Tensor):
         return _array(image)
     if isinstance(image, Image.Image):
-        return as_shown(image)  # here, since two threads must not load one picture
+        return as_given(image)  # here, since two threads must not load one picture
     if not isinstance(image, AnyImage):
         raise DataError(
             f"{_described(image)} is no picture: give a path, the bytes of a file, a PIL image, "

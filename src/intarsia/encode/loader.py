@@ -21,6 +21,8 @@ from intarsia.types import Batch
 
 T = TypeVar("T")
 
+WORTH_WORKERS = 8  # batches
+
 
 @dataclass(frozen=True, slots=True)
 class Looks:
@@ -61,12 +63,12 @@ def load(
     """All that is to be looked at, about ``batch_size`` views at a time.
 
     For a GPU worker processes run ahead, and pixels come in pinned memory. On a CPU, where they
-    would only take the cores from the model, the threads of this process decode between two of its
-    batches.
+    would only take the cores from the model, or for a few batches, before which they would not have
+    started, the threads of this process decode between two of its batches.
     """
     dataset = _Pictures(looks, transform)
     batches = looks.batches(batch_size)
-    if device.type == "cpu":
+    if device.type == "cpu" or len(batches) < WORTH_WORKERS:
         return (dataset.__getitems__(batch) for batch in batches)
     return iter(
         DataLoader(

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -82,6 +82,15 @@ class VectorStore:
         self._lock = RLock()
         self.refresh()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that reads what is there now; files are mapped anew there."""
+        state = {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        return state | {"_own": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = RLock()
+
     def __len__(self) -> int:
         return len(self._index)
 
@@ -109,7 +118,7 @@ class VectorStore:
         if len(tables) == 1:
             (table,) = tables.values()
             return torch.from_numpy(table[row])
-        width = next((table.shape[1] for table in tables.values()), 0)
+        width = self._parts[int(places[0, 0])].width if len(places) else 0
         found = np.empty((len(row), width), np.float16)
         for number, table in tables.items():
             inside = part == number
@@ -129,7 +138,11 @@ class VectorStore:
         with self._lock:
             if not (fresh := self._lacking(keys)):
                 return
-            given = {key: vectors[i].detach().cpu().half() for key, i in fresh.items()}
+            if isinstance(vectors, Tensor):  # one copy from the device for all
+                vectors = vectors.detach()[list(fresh.values())].half().cpu()
+                given = dict(zip(fresh, vectors, strict=True))
+            else:
+                given = {key: vectors[i].detach().half().cpu() for key, i in fresh.items()}
             blocks = {key: x[None] if x.ndim == 1 else x for key, x in given.items()}
             if not torch.cat(list(blocks.values())).isfinite().all():
                 raise DataError(f"{self.folder}: a vector has values beyond half precision")
@@ -230,6 +243,10 @@ class _Part:
 
     def __post_init__(self) -> None:
         self._table = np.zeros((0, self.width), np.float16)
+
+    def __getstate__(self) -> dict[str, Any]:
+        mapped = {} if self.path is None else {"_table": self._table[:0].copy()}
+        return self.__dict__ | mapped
 
     def whole_rows(self) -> int:
         assert self.path is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ class Towers:
     def __init__(self, backbone: Backbone, *, compiled: bool = False) -> None:
         self.backbone, self.compiled = backbone, compiled
         self.at_once = backbone.images_at_once
+        self._lock = Lock()
         self._states = backbone.image_states
         if compiled:
             self._states = torch.compile(
@@ -45,16 +47,20 @@ class Towers:
     def images(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
         """``image_global`` and perhaps ``image_patches`` of (n,3,S,S) uint8 pixels."""
         while True:
+            tried = self.at_once
             try:
-                parts = [self._part(x, dense) for x in pixels.split(self.at_once)]
+                return _joined([self._part(x, dense) for x in pixels.split(tried)])
             except torch.OutOfMemoryError:
-                if self.at_once == 1:
+                if tried == 1:
                     raise
-                self.at_once //= 2
-                torch.cuda.empty_cache()
-                logger.warning("out of memory: %d pictures at a time from now on", self.at_once)
-                continue
-            return _joined(parts)
+            self._halve(tried)  # here, where nothing of the attempt is held any more
+
+    def _halve(self, tried: int) -> None:
+        """Fewer pictures at a time than what was tried, whatever other threads have tried."""
+        with self._lock:
+            self.at_once = min(self.at_once, tried // 2)
+        torch.cuda.empty_cache()
+        logger.warning("out of memory: %d pictures at a time from now on", self.at_once)
 
     def _part(self, pixels: Tensor, dense: Dense | None) -> Features:
         count = len(pixels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -11,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from intarsia.data.coco import Category
-from intarsia.data.images import AnyImage
 from intarsia.data.problems import Problems
 from intarsia.data.records import at, chosen, without_pictures
 from intarsia.errors import DataError
@@ -40,7 +39,7 @@ from intarsia.evaluation.retrieval import (
 from intarsia.evaluation.vectors import all_texts, both_ways, distinct, gathered, together
 from intarsia.model import Model
 from intarsia.runtime import chunks
-from intarsia.types import Box, Embeddings, Negative, Record, Region
+from intarsia.types import Box, Embeddings, Negative, Record
 
 logger = logging.getLogger(__name__)
 
@@ -217,23 +216,19 @@ def encoded_pictures(
     """The readable records and their pictures' embeddings, row by row."""
     kept = chosen(records, keep)
     good: list[int] = []
-    regions: deque[Sequence[Region]] = deque()
-    as_stored = "components" in model.method.needs  # whose crops are known by the file's content
 
-    def images() -> Iterator[AnyImage]:
+    def readable_ones() -> Iterator[tuple[Record, Image.Image]]:
         for place, record, image in numbered(kept, problems):
             good.append(place)
-            regions.append(record.regions if model.takes_regions else ())
-            yield record.image if as_stored else image
+            yield record, image
 
-    def own_regions() -> Iterator[Sequence[Region]]:
-        while regions:
-            yield regions.popleft()
-
-    first = next(stream := images(), None)
+    first = next(stream := readable_ones(), None)
     if first is None:
         raise DataError(f"none of {len(records)} records has what this protocol needs")
-    own = own_regions() if model.takes_regions else None
-    batches = model.image_batches(chain([first], stream), regions=own)
+    pictures = chain([first], stream)
+    if model.matches_components:
+        batches = model.record_batches(record for record, _ in pictures)
+    else:
+        batches = model.image_batches(image for _, image in pictures)
     image = gathered(batches, model.device)
     return at(kept, good), image

@@ -87,4 +87,8 @@ def _cases(
         for owner, (record, image) in enumerate(readable(kept, problems)):
             boxes = [region.box for region in regions_inside(record, image.size, problems).values()]
             if boxes:
-                yield owner, record, roi_vectors(model, [image], [boxes]).float().cpu()
+                yield (
+                    owner,
+                    replace(record, image=b""),
+                    roi_vectors(model, [image], [boxes]).float().cpu(),
+                )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from intarsia.components.detectors import Detector, load_detector
 from intarsia.components.pseudo import Candidates, Proposals, candidates, proposals
 from intarsia.components.text import TextParser
 from intarsia.data.problems import Problems
-from intarsia.data.records import Records
+from intarsia.data.records import Records, without_pictures
 from intarsia.encode.cached import CachedPairs
 from intarsia.encode.lines import JsonLines
 from intarsia.encode.links import word_ranges
@@ -82,13 +82,16 @@ class PseudoLinks:
         self._places: list[_Place] = []
         self._matching: Tensor | None = None
         detector = _detector(records, spec, cache)
-        matched: list[Record] = []
-        with bar(len(records), "regions and phrases") as advance:
-            for found in proposals(records, detector, TextParser(spec.parser), problems=problems):
-                matched.append(_by_labels(found, spec.floor))
-                self._places += _places(found, len(matched) - 1)
+        given = Records.of(records)
+        found = proposals(given, detector, TextParser(spec.parser), problems=problems)
+        self.records = given.retold(self._matched_by_labels(found, len(given)))
+
+    def _matched_by_labels(self, found: Iterable[Proposals], num: int) -> Iterator[Record]:
+        with bar(num, "regions and phrases") as advance:
+            for number, one in enumerate(found):
+                self._places += _places(one, number)
+                yield _by_labels(one, self.spec.floor)
                 advance(1)
-        self.records = Records.of(iter(matched))
 
     def are_due(self, before: int, now: int) -> bool:
         """Whether the model is to match anew between the steps of two epochs."""
@@ -110,6 +113,8 @@ class PseudoLinks:
         with model.asked(), bar(sum(map(len, share)), "links") as advance:
             for some in share:
                 batch = pairs[some]
+                asked = batch.pairs == torch.tensor(some)  # not what stands for unreadable ones
+                batch = replace(batch, problems=()).rows(asked)
                 rows = pairs.order[batch.pairs]
                 found += self._matched(model, batch, rows, pairs.tokens_of(rows))
                 advance(len(some))
@@ -148,12 +153,9 @@ class PseudoLinks:
             place = self._places[row]
             assert place.candidates is not None
             phrases[place.record] += place.candidates.phrases([(phrase, region)])
-        known = (record for record, _ in self.records.known())
+        told = zip(without_pictures(self.records), phrases, strict=True)
         pairs.relink(
-            Records.of(
-                replace(record, phrases=tuple(some))
-                for record, some in zip(known, phrases, strict=True)
-            )
+            self.records.retold(replace(record, phrases=tuple(some)) for record, some in told)
         )
 
     def _scores(
@@ -241,7 +243,7 @@ class _OwnRegions:
     """In the place of a detector: the regions that the records have."""
 
     def __init__(self, records: Sequence[Record]) -> None:
-        self._regions = {record.id: list(record.regions) for record in records}
+        self._regions = {record.id: list(record.regions) for record in without_pictures(records)}
 
     def __call__(
         self, images: Sequence[Image.Image], texts: Sequence[Sequence[str]] | None = None

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 import yaml
 
 from intarsia.data.problems import Problems
@@ -38,6 +39,8 @@ from intarsia.training.lora import LoraSpec, add_lora
 from intarsia.training.pseudo import PseudoLinks, PseudoSpec
 from intarsia.training.sampler import check_negatives
 from intarsia.types import Record
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +133,7 @@ def train(
             with fabric.rank_zero_first(local=True):
                 links = PseudoLinks(records, pseudo, cache, problems)
             records = links.records
-        crew = Crew(fabric.global_rank, fabric.world_size, fabric.barrier)
+        crew = Crew(fabric.global_rank, fabric.world_size, everybodys)
         pairs = make_pairs(model, records, cache, problems, crew)
     trainer.fit(
         model,
@@ -145,6 +148,15 @@ def train(
         description=description,
     )
     return model.eval()
+
+
+def everybodys(own: T) -> list[T]:
+    """What each process has, in all of them."""
+    if not torch.distributed.is_initialized():
+        return [own]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, own)
+    return found
 
 
 def _start_from(model: Model, init: Path) -> None:
