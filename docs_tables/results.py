@@ -227,6 +227,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "harmoclip-persons": persons,
     "harmoclip-stuff": stuff,
     "harmoclip-tried": tried,
+    "harmoclip-choice": swept("harmoclip_flickr8k_choice", turned=True),
     "harmoclip-shared": Paired(
         "row",
         {

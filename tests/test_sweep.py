@@ -123,6 +123,8 @@ def test_a_sample_of_a_grid_is_the_same_every_time():
         (SWEEP.replace("grid: {trainer.lr:", "rows: {a:"), "rows: a: must be a mapping, is a list"),
         (SWEEP.replace("[0.001, 0.01]", "0.001"), "grid: trainer.lr: must be a list, is a number"),
         (SWEEP.replace("grid: {trainer.lr: [0.001, 0.01]}", "rows: {1: {}}"), "1 must be text"),
+        (SWEEP.replace("[0, 1]", "[]"), r"seeds are \[\]: give at least one"),
+        (SWEEP.replace("[0, 1]", "[0, 0]"), r"seeds are \[0, 0\]: .* each once"),
         (SWEEP.replace("[0, 1]", "[one]"), "seeds: 1: must be a whole number, is text"),
         (SWEEP.replace("[i2t_r1, t2i_r1]", "i2t_r1"), "metrics: must be a list, is text"),
         (SWEEP.replace("protocol: retrieval, ", ""), "evaluate: lacks a protocol"),

@@ -37,6 +37,8 @@ PLACES = ("image", "size", "source")
 """Fields of records and cases that say where something lies, and what a picture's bytes say: the
 picture counts by these."""
 RUN_KEYS = "keys.json"
+NOT_LEARNT = ("log_every", "save_every", "num_workers")
+"""Settings of a trainer that change nothing of what is learnt."""
 
 Keys = dict[str, str]
 
@@ -112,7 +114,12 @@ def run_keys(config: Mapping[str, Any], data: str, start: Path | None) -> Keys:
         data: the key of its records.
         start: the folder it goes on from.
     """
-    settings = {**config, "init": None, "data": {**(config.get("data") or {}), "root": None}}
+    settings = {**config, "init": None}
+    for part in ("data", "validation"):  # where they lie does not count
+        if settings.get(part):
+            settings[part] = {**settings[part], "root": None}
+    trainer = settings.get("trainer") or {}
+    settings["trainer"] = {k: v for k, v in trainer.items() if k not in NOT_LEARNT}
     return {
         "config": config_key({**settings, "files": _detectors(settings)}),
         "data": data,

@@ -305,6 +305,7 @@ def load_model(
         ConfigError: no such folder, weights that do not fit their config, another ``dtype``.
         BackboneError: no such base.
     """
+    place = _device(device)
     if dtype not in (None, *PRECISIONS):
         raise ConfigError(unknown("dtype", str(dtype), map(str, PRECISIONS)))
     folder = Path(source)
@@ -315,7 +316,23 @@ def load_model(
             model = ModelSpec({"spec": str(source)}).build()
     model.backbone.to(dtype)
     model.compiled = compile
-    return model.to(device).eval()
+    return model.to(place).eval()
+
+
+def _device(name: torch.device | str | None) -> torch.device | None:
+    """
+    Raises:
+        ConfigError: torch cannot compute there.
+    """
+    if name is None:
+        return None
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ConfigError(unknown("device", str(name), here)) from error
+    return device
 
 
 def config_of(source: str | Path) -> dict[str, Any]:

@@ -236,3 +236,14 @@ def test_parts_of_one_file_go_by_their_places(tmp_path: Path) -> None:
     parts: list[ImageSource] = [path]
     parts += [FilePart(path, *place) for place in ((0, 10), (0, 5), (5, 5), (5, 0))]
     assert len(set(map(key_of, parts))) == len(parts)
+
+
+def test_retold_records_have_the_same_pictures_and_other_words() -> None:
+    """Their pictures stay where they are: nothing is packed a second time."""
+    first = Records.of(RECORDS)
+    told = [replace(one, captions=("new",), image=b"not this") for one in RECORDS]
+    again = first[1:].retold(told[1:])
+    for one, before in zip(again, RECORDS[1:], strict=True):
+        assert one.captions == ("new",) and same(replace(one, captions=before.captions), before)
+    assert again.captions == ["new"] * (len(RECORDS) - 1)
+    assert again.picture_keys() == first[1:].picture_keys()

@@ -1,5 +1,6 @@
 """Components found, cut out, embedded and kept: against PIL and against the backbone itself."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -25,9 +26,11 @@ from intarsia.encode.components import Components, ComponentSpec
 from intarsia.encode.store import Store
 from intarsia.encode.towers import Towers
 from intarsia.errors import DataError
+from intarsia.evaluation.harness import encoded_pictures
+from intarsia.identity import model_key
 from intarsia.methods import Clip, ComAlign
 from intarsia.model import Model
-from intarsia.types import Record, Region
+from intarsia.types import Embeddings, Record, Region
 
 pytest.importorskip("spacy", reason="needs the extra 'text'")
 CLOSE = {"atol": 2e-3, "rtol": 2e-3}  # kept in half precision
@@ -410,3 +413,36 @@ def test_a_compiled_tower_gives_the_same_vectors(backbone, photo):
     keys = image_keys(parts)
     found, expected = (x.images.read(x.images.find(keys)) for x in (fast, plain))
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
+
+
+def test_boxes_of_a_file_go_by_the_records_of_the_pictures(records, backbone, tmp_path):
+    """In evaluation, and wherever a picture comes without a record, by its file's name alone."""
+    boxes = tmp_path / "boxes.json"
+    three = [(i, records[i]) for i in (5, 6, 7)]
+    paths = []
+    for i, record in three:
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(record.image).save(paths[-1])
+    told = [
+        {"id": n, "image_id": n, "category_id": 1, "bbox": [n, 2, 20, 25]}
+        for n in (0, 1, 2, 5, 6, 7)
+    ]
+    images = [{"id": n, "file_name": f"{n}.png"} for n in (0, 1, 2, 5, 6, 7)]
+    content = {"images": images, "annotations": told, "categories": [{"id": 1, "name": "thing"}]}
+    boxes.write_text(json.dumps(content))
+    spec = ComponentSpec(detector=f"file:{boxes}")
+    model = Model(backbone, ComAlign(backbone.dims), freeze="backbone", components=spec).eval()
+    mine = [Record(str(i), path, ("a",)) for (i, _), path in zip(three, paths, strict=True)]
+    seen = model.components.of_pictures(Records.of(mine))
+    assert [parts.regions[0].box[0] for parts in seen] == [5, 6, 7]
+    of_records = Embeddings.concatenate(list(model.record_batches(mine)))
+    by_name = model.encode_images(paths)
+    _, evaluated = encoded_pictures(model, mine, Problems(), lambda record: True)
+    for name, vectors in of_records.groups.items():
+        torch.testing.assert_close(by_name[name], vectors)
+        torch.testing.assert_close(evaluated[name], vectors)
+    key = model_key(model)
+    boxes.write_text(json.dumps(content | {"annotations": told[::-1]}))
+    again = Model(backbone, ComAlign(backbone.dims), freeze="backbone", components=spec)
+    again.load_state_dict(model.state_dict())
+    assert model_key(again) != key

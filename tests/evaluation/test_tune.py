@@ -22,7 +22,7 @@ DIMS = Dims(embed=NUM, grid=(1, 1), context=4)
 class Planted:
     """A model whose similarities are given: rows of pictures against an identity of texts."""
 
-    takes_regions = False
+    matches_components = True
 
     def __init__(self, base: Tensor, fine: Tensor):
         self.method = ComAlign(DIMS, terms=["global"])
@@ -33,8 +33,8 @@ class Planted:
     def tell_cut(self, cut) -> None:
         assert cut is None
 
-    def image_batches(self, images, regions=None) -> Iterator[Embeddings]:
-        rows = torch.tensor([int(image[0, 0, 0]) for image in images])
+    def record_batches(self, records) -> Iterator[Embeddings]:
+        rows = torch.tensor([int(record.image[0, 0, 0]) for record in records])
         yield Embeddings({"base": self.base[rows], "global": self.fine[rows]})
 
     def text_batches(self, texts) -> Iterator[Embeddings]:

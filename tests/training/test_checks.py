@@ -1,15 +1,17 @@
 """What cannot go together is told by the settings' names, before any picture is read."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from torch import nn
 
+from intarsia.data.records import Records
 from intarsia.encode.components import ComponentSpec
 from intarsia.errors import ConfigError, TrainingError
 from intarsia.methods import Clip, ComAlign, HarmoClip
 from intarsia.model import Model
-from intarsia.training.checks import check, check_out
+from intarsia.training.checks import alone, check, check_links, check_out
 from intarsia.training.loop import Trainer
 
 
@@ -93,3 +95,30 @@ def test_a_run_is_not_begun_over_another(tmp_path):
             check_out(tmp_path, resume=False)
         check_out(tmp_path, resume=True)
         (tmp_path / name).unlink()
+
+
+def test_only_one_trains_in_a_folder(tmp_path):
+    with alone(tmp_path / "run"):
+        with (
+            pytest.raises(TrainingError, match="another process trains in"),
+            alone(tmp_path / "run"),
+        ):
+            pass
+    with alone(tmp_path / "run"):
+        pass
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_method_that_learns_from_links_needs_some(records, backbone):
+    bare = Records.of(replace(record, phrases=()) for record in records[:6])
+    with pytest.raises(ConfigError, match="none of 6 records has any: find them with --pseudo"):
+        check_links(Model(backbone, HarmoClip(backbone.dims)), bare)
+    check_links(Model(backbone, HarmoClip(backbone.dims)), Records.of(records[:6]))
+    check_links(Model(backbone, Clip(backbone.dims)), bare)
+
+
+@pytest.mark.parametrize("settings", [{"patch_dropout": 0.5}, {"checkpointing": True}])
+def test_frozen_towers_need_no_savings(settings, backbone):
+    model = Model(backbone, Clip(backbone.dims), freeze="towers").train()
+    with pytest.raises(ConfigError, match="are for towers that train, but freeze: towers"):
+        check(model, trainer(**settings), 8)

@@ -285,7 +285,8 @@ def sweep(arguments: list[str]) -> None:
     parser = command(
         "sweep",
         "Train, tune and evaluate every row of a sweep file (configs/ablations/*.yaml), several "
-        "seeds each; what is done already, of the same data, options and code, is not done again.",
+        "seeds each. What is done already is not done again: runs of the same data, start and "
+        "options, and results of these by the same code.",
     )
     parser.add_argument("file", type=Path, help="the sweep file")
     parser.add_argument("--out", type=Path | None, default=None, help="default: runs/sweeps/NAME")

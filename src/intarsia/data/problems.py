@@ -215,19 +215,19 @@ def screened(
         if found is None:
             problems.add(_source(record), "image", "no such file")
             continue
-        if not _is_unicode(f"{_source(found)}{found.id}"):
+        if not is_unicode(f"{_source(found)}{found.id}"):
             problems.add(ascii(str(_source(found))), "image", "its name is not UTF-8: rename it")
             continue
-        if not all(map(_is_unicode, _fixed_texts(found))):
+        if not all(map(is_unicode, _fixed_texts(found))):
             problems.add(_source(record), "text", HALF)
             continue
         captions = tuple(caption.strip() for caption in found.captions)
         for index, caption in enumerate(captions):
             if not caption:
                 problems.add(_source(record), f"captions[{index}]", "empty")
-            elif not _is_unicode(caption):
+            elif not is_unicode(caption):
                 problems.add(_source(record), f"captions[{index}]", HALF)
-        captions = tuple(caption for caption in captions if caption and _is_unicode(caption))
+        captions = tuple(caption for caption in captions if caption and is_unicode(caption))
         if captions or not need_captions:
             yield replace(found, captions=captions)
         else:
@@ -243,7 +243,7 @@ def _fixed_texts(record: Record) -> Iterator[str]:
         yield from record.captions
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether a text can be written: half a pair of a JSON file, or a byte of a file's name that
     is no UTF-8, cannot."""
     try:

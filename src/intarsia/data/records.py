@@ -135,6 +135,11 @@ class Records(Sequence[Record]):
         """(I,) captions of each record."""
         return np.asarray(pc.list_value_length(self._captions)).astype(np.int64)
 
+    @property
+    def num_phrases(self) -> int:
+        """How many phrases are marked in captions, in all records."""
+        return int(pc.sum(pc.list_value_length(self._column("phrases"))).as_py() or 0)
+
     def size(self, index: int) -> tuple[int, int]:
         """A picture's (width, height) as shown: as is known, or from the header of its file.
 

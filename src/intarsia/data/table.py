@@ -182,7 +182,10 @@ def _open(path: Path) -> Any:
     try:
         dataset = lance.dataset(str(path.absolute()))  # "a:b" would be an address
     except (ValueError, OSError) as error:
-        raise DataError(f"{path}: not a table: {error}") from error
+        raise DataError(
+            f"{path}: not a table that `intarsia import` has made; csv, tsv and jsonl files are "
+            "read as the data set file, folders of classes as image_folder"
+        ) from error
     version = (dataset.schema.metadata or {}).get(VERSION_KEY.encode(), b"none").decode()
     if version != VERSION:
         raise DataError(

@@ -378,6 +378,6 @@ def _paired(
 
 
 def _checked(batch_size: int) -> int:
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}: give at least 1")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size!r}: give a whole number of at least 1")
     return batch_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from intarsia.data.images import AnyImage, as_given
+from intarsia.data.problems import is_unicode
 from intarsia.errors import DataError
 
 Picture = AnyImage | Tensor
@@ -25,8 +27,12 @@ def pictures_of(images: Pictures) -> Iterator[AnyImage]:
     Raises:
         DataError: something that is no picture, or a tensor that could be two different ones.
     """
+    if isinstance(images, bytearray | memoryview):
+        images = bytes(images)
+    if hasattr(images, "read") and not isinstance(images, Path):
+        raise DataError(f"{_described(images)} is a file that is open: give its name or its bytes")
     if isinstance(images, np.ndarray | Tensor):
-        is_one = images.ndim in (2, 3)
+        is_one = images.ndim in (0, 2, 3)
     else:
         is_one = isinstance(images, AnyImage) or not isinstance(images, Iterable)
     for image in [images] if is_one else images:  # type: ignore[union-attr]
@@ -39,9 +45,12 @@ def texts_of(texts: Texts) -> Iterator[str]:
     Raises:
         DataError: something that is no text.
     """
-    for text in [texts] if isinstance(texts, str) else texts:
+    is_one = isinstance(texts, str | bytes) or not isinstance(texts, Iterable)
+    for text in [texts] if is_one else texts:
         if not isinstance(text, str):
             raise DataError(f"a text is a str, not {_described(text)}")
+        if not is_unicode(text):
+            raise DataError(f"a text has half a character (a lone surrogate): {ascii(text):.60}")
         yield text
 
 

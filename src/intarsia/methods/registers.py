@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from intarsia.errors import ShapeError
+from intarsia.errors import ConfigError, ShapeError
 from intarsia.methods.base import (
     Method,
     Temperature,
@@ -66,6 +66,11 @@ class Registers(Method):
         self.negatives, self.local_weight = negatives, local_weight
         self.registers = nn.Parameter(torch.randn(dims.num_patches, width) * width**-0.5)
         self.register_buffer("positions", grid_positions(dims.grid, width), persistent=False)
+        if layers < 1 or heads < 1 or width % heads or not 0 <= dropout < 1:
+            raise ConfigError(
+                f"{layers} layers of width {width} with {heads} heads and dropout {dropout}: give "
+                "at least a layer, heads that divide the width, and dropout from 0 to below 1"
+            )
         self.tokens = nn.Sequential(nn.LayerNorm(dims.embed), nn.Linear(dims.embed, width))
         self.blocks = nn.ModuleList(
             _Block(width, heads, self_attention, dropout) for _ in range(layers)

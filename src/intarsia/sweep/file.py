@@ -105,6 +105,8 @@ class Sweep:
             sweep = Sweep(**content)
         except TypeError as error:
             raise ConfigError(f"{path}: {error}") from error
+        if not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds):
+            raise ConfigError(f"{path}: seeds are {sweep.seeds}: give at least one, each once")
         if bool(sweep.rows) == bool(sweep.grid):
             raise ConfigError(f"{path}: give either rows or grid")
         sweep.require_folders(path)

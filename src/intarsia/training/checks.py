@@ -5,10 +5,14 @@ Whoever starts a run calls :func:`check`; the parts that a setting concerns call
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from intarsia.data.records import Records
 from intarsia.errors import ConfigError, TrainingError
 from intarsia.model import WEIGHTS, Model
 from intarsia.training.checkpoint import LAST
@@ -35,6 +39,11 @@ def check(model: Model, trainer: Settings, num_pairs: int, *, pseudo: bool = Fal
         check_layer_decay(model, trainer.layer_decay)
     if trainer.grad_cache_chunk is not None:
         check_batch_norm(model)
+    if model.freeze in CACHED and (trainer.patch_dropout or trainer.checkpointing):
+        raise ConfigError(
+            "trainer.patch_dropout and trainer.checkpointing are for towers that train, but "
+            f"freeze: {model.freeze} keeps what frozen ones give: leave them out"
+        )
     if pseudo:
         check_pseudo(model)
     check_crops(model)
@@ -48,6 +57,39 @@ def check_out(out: Path, *, resume: bool) -> None:
     """
     if not resume and any((out / name).exists() for name in (WEIGHTS, LAST)):
         raise TrainingError(f"{out} already holds a run: add --resume, or choose another --out")
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Nobody else trains in the folder meanwhile.
+
+    Raises:
+        TrainingError: somebody does.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise TrainingError(f"another process trains in {out}: choose another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def check_links(model: Model, records: Records) -> None:
+    """
+    Raises:
+        ConfigError: the method learns from phrases and their boxes, and there are none.
+    """
+    if "links" in model.method.needs and not records.num_phrases:
+        raise ConfigError(
+            f"{type(model.method).__name__} learns from phrases that are linked to boxes, and none "
+            f"of {len(records)} records has any: find them with --pseudo.detector, as "
+            "onnx:yolox_nano.onnx"
+        )
 
 
 def check_flip(model: Model) -> None:

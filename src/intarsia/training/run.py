@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from intarsia.encode.cached import CachedPairs
 from intarsia.encode.component_pairs import ComponentPairs
 from intarsia.encode.extract import ALONE, Crew
 from intarsia.encode.pairs import LivePairs, PairIndex, Pairs
-from intarsia.errors import ConfigError
+from intarsia.errors import ConfigError, DataError
 from intarsia.identity import (
     Keys,
     config_key,
@@ -31,7 +32,7 @@ from intarsia.identity import (
 from intarsia.model import CONFIG, WEIGHTS, Model, ModelSpec, dump_config
 from intarsia.runtime import atomic
 from intarsia.training.checkpoint import LAST
-from intarsia.training.checks import check, check_out
+from intarsia.training.checks import alone, check, check_links, check_out
 from intarsia.training.fit import Validate
 from intarsia.training.log import PROBLEMS, problems_listed
 from intarsia.training.loop import Trainer
@@ -62,7 +63,21 @@ class DataSpec:
     max_bad_fraction: float = 0.01
 
     def read(self, problems: Problems | None = None) -> Records:
-        return read(self.name, self.root, self.split, problems)
+        """
+        Raises:
+            DataError: there are none.
+        """
+        records = read(self.name, self.root, self.split, problems)
+        if not len(records):
+            where = f"{self.name} {self.split}" if self.root is None else str(self.root)
+            raise DataError(f"{where}: no records in {self.split!r}: is the slice beyond the last?")
+        return records
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ConfigError(
+                f"a share of bad records of {self.max_bad_fraction}: choose from 0 to 1"
+            )
 
     def problems(self) -> Problems:
         return Problems(self.max_bad_fraction)
@@ -109,44 +124,48 @@ def train(
     check_out(out, resume=resume)
     is_begun = any((out / name).exists() for name in (WEIGHTS, LAST))
     problems = data.problems()
-    with problems_listed(out, problems):
-        records = data.read(problems) if records is None else Records.of(records)
-        model = spec.build(seed)
-        if init is not None:
-            _start_from(model, init)
-        if lora is not None:
-            add_lora(model, lora)
-        fabric = trainer.launch()
-        model.to(fabric.device)
-        index = PairIndex(records)
-        check(model.train(), trainer, len(index), pseudo=pseudo is not None)
-        check_negatives(index.truth, trainer.batch_size * fabric.world_size)
-        with fabric.rank_zero_first():
-            if fabric.is_global_zero:
-                if not resume:
-                    (out / PROBLEMS).unlink(missing_ok=True)
-                write_config(out, spec, config or {}, resume=resume)
-                resolved = resolved_config(spec, config or {})
-                _keep_keys(out, run_keys(resolved, data_key(records), init), is_begun)
-        links = None
-        if pseudo is not None:
-            with fabric.rank_zero_first(local=True):
-                links = PseudoLinks(records, pseudo, cache, problems)
-            records = links.records
-        crew = Crew(fabric.global_rank, fabric.world_size, everybodys)
-        pairs = make_pairs(model, records, cache, problems, crew)
-    trainer.fit(
-        model,
-        pairs,
-        out,
-        seed=seed,
-        resume=resume,
-        links=links,
-        validate=validate,
-        problems=problems,
-        validation_problems=validation_problems,
-        description=description,
-    )
+    with ExitStack() as held:
+        with problems_listed(out, problems):
+            records = data.read(problems) if records is None else Records.of(records)
+            model = spec.build(seed)
+            if init is not None:
+                _start_from(model, init)
+            if lora is not None:
+                add_lora(model, lora)
+            fabric = trainer.launch()
+            model.to(fabric.device)
+            index = PairIndex(records)
+            check(model.train(), trainer, len(index), pseudo=pseudo is not None)
+            check_negatives(index.truth, trainer.batch_size * fabric.world_size)
+            if pseudo is None:
+                check_links(model, records)
+            with fabric.rank_zero_first():
+                if fabric.is_global_zero:
+                    held.enter_context(alone(out))
+                    if not resume:
+                        (out / PROBLEMS).unlink(missing_ok=True)
+                    write_config(out, spec, config or {}, resume=resume)
+                    resolved = resolved_config(spec, config or {})
+                    _keep_keys(out, run_keys(resolved, data_key(records), init), is_begun)
+            links = None
+            if pseudo is not None:
+                with fabric.rank_zero_first(local=True):
+                    links = PseudoLinks(records, pseudo, cache, problems)
+                records = links.records
+            crew = Crew(fabric.global_rank, fabric.world_size, everybodys)
+            pairs = make_pairs(model, records, cache, problems, crew)
+        trainer.fit(
+            model,
+            pairs,
+            out,
+            seed=seed,
+            resume=resume,
+            links=links,
+            validate=validate,
+            problems=problems,
+            validation_problems=validation_problems,
+            description=description,
+        )
     return model.eval()
 
 

@@ -94,6 +94,8 @@ class Settings:
             save_every=save_every,
             validate_every=validate_every,
         )
+        if num_workers is not None and num_workers < 0:
+            raise ConfigError(f"trainer.num_workers is {num_workers}: give at least 0, or null")
         _require_positive(epochs=epochs, lr=lr, clip_grad=clip_grad)
         if ema is not None and not 0 < ema < 1:
             raise ConfigError(f"trainer.ema is {ema}: give a decay between 0 and 1, or null")
