@@ -133,7 +133,7 @@ def test_a_mistake_in_a_config_is_one_line(content, message, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (f"{EVALUATE} --split test[:0]", "none of 0 records has what this protocol needs"),
+        (f"{EVALUATE} --split test[:0]", "no records in 'test[:0]': is the slice beyond the last?"),
         (f"{EVALUATE} --split tset", "unknown split of scenes 'tset': choose from compositional"),
         ("evaluate suite --models scenes-clip --root {out} --out {out}/o", "holds nothing to"),
         (
