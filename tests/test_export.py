@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from intarsia.cli import main
 from intarsia.errors import ConfigError
 from intarsia.export import export
 from intarsia.model import CONFIG, WEIGHTS, Model, ModelSpec, dump_config
@@ -106,12 +107,17 @@ def test_the_card_names_data_method_and_metrics(tmp_path):
         "split": "test",
         "protocol": "retrieval",
         "metrics": {"i2t_r1": {"value": 12.5, "ci95": [10.0, 15.0]}},
+        **{"n": 800, "per_query": {}, "model": "run", "seed": 0, "config": {}},
+        **{"versions": {}, "revision": "0"},
     }
     (tmp_path / "result.json").write_text(json.dumps(result))
-    export(tmp_path / "run", "transformers", tmp_path / "out", results=[tmp_path / "result.json"])
+    (tmp_path / "other.json").write_text(json.dumps(result | {"split": "dev"}))
+    files = [str(tmp_path / name) for name in ("result.json", "other.json")]
+    asked = ["export", "--model", str(tmp_path / "run"), "--to", "transformers"]
+    main([*asked, "--out", str(tmp_path / "out"), "--results", *files])
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| scenes test | retrieval | i2t_r1 | 12.50 | 10.00 to 15.00 |" in card
-    assert "intarsia.methods.Clip" in card
+    assert "| scenes dev | retrieval |" in card and "intarsia.methods.Clip" in card
 
 
 def test_another_library_or_a_full_folder_is_an_error(tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from intarsia import runtime
 from intarsia.runtime import bar, in_threads, loading, num_workers, progress, quietly
+from intarsia.training.loop import Trainer
 
 
 @pytest.fixture
@@ -189,3 +190,23 @@ def test_without_workers_a_loader_needs_no_context():
 def test_workers_are_counted_where_the_system_tells_no_affinity(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     assert 1 <= num_workers(torch.device("mps")) <= 16
+
+
+@pytest.mark.parametrize(
+    ("instructions", "device", "precision"),
+    [
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "auto", "32-true"),
+        ({"avx512_bf16": True}, "auto", "bf16-mixed"),
+        ({"amx_bf16": True}, "cpu", "bf16-mixed"),
+        ({"neon": True, "bf16": True}, "cpu", "bf16-mixed"),
+        ({}, "cpu", "32-true"),
+    ],
+)
+def test_a_processor_that_emulates_bfloat16_trains_in_float32(
+    instructions, device, precision, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    assert Trainer(steps=1, accelerator=device).precision == precision
+    asked = Trainer(steps=1, accelerator=device, precision="bf16-mixed")
+    assert asked.precision == "bf16-mixed"

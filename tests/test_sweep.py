@@ -56,6 +56,15 @@ def test_a_sweep_makes_a_table_and_repeats_nothing(tmp_path):
     assert (out / "lr-0.01" / "seed-1" / "model.safetensors").stat().st_mtime_ns == trained
 
 
+def test_a_misspelt_metric_is_told_after_the_first_run(tmp_path, capsys):
+    path, out = written(tmp_path, SWEEP.replace("t2i_r1]", "t2i_r2]")), tmp_path / "out"
+    with pytest.raises(SystemExit):
+        main(["sweep", str(path), "--out", str(out)])
+    assert "unknown metric of a sweep 't2i_r2'" in capsys.readouterr().err
+    assert (out / "lr-0.001" / "seed-0").is_dir()
+    assert not (out / "lr-0.001" / "seed-1").exists() and not (out / "lr-0.01").exists()
+
+
 def test_a_run_may_be_evaluated_twice(tmp_path, capsys):
     text = SWEEP.replace(
         "grid: {trainer.lr: [0.001, 0.01]}", 'rows: {"0": {}, "1": {trainer.lr: 0.01}}'

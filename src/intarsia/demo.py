@@ -22,6 +22,7 @@ from rich.table import Table
 from intarsia.data.problems import Problems
 from intarsia.data.records import Records
 from intarsia.data.scenes import SceneSet
+from intarsia.errors import ConfigError
 from intarsia.evaluation.harness import PROTOCOLS, phrase_boxes
 from intarsia.evaluation.metrics import Metric, Outcomes, summarise
 from intarsia.evaluation.result import PACKAGE, make_result, revision, versions, write_result
@@ -96,6 +97,8 @@ def demo(
         seed: of the start weights and the order of the batches.
         pictures: test pictures with phrase maps in the report.
     """
+    if pictures < 0:
+        raise ConfigError(f"--pictures is {pictures}: give 0 or more")
     began = time.perf_counter()
     out = out / ("fast" if fast else "full") / f"seed-{seed}"
     size = FAST if fast else FULL

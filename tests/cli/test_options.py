@@ -95,6 +95,11 @@ def test_an_imported_table_is_evaluated_by_the_same_options(tmp_path):
         (f"{TRAIN} --trainer.epochs x", "--trainer.epochs x: must be float or null"),
         (f"{TRAIN} --freeze vision", "unknown --freeze 'vision': choose from backbone, image,"),
         (f"{TRAIN} --validation.nam x", "choose from max_bad_fraction, name, root, split"),
+        (
+            f"{TRAIN} --trainer.steps 1 --trainer.validate_every 1",
+            "trainer.validate_every: nothing to validate on; give --validation too",
+        ),
+        ("demo --out {out} --pictures -3", "--pictures is -3: give 0 or more"),
         (f"{TRAIN} --seed", "argument --seed: expected one argument"),
         ("train --out {out}", "missing --data, --backbone: `intarsia train --help`"),
         ("import --data file --out {out}", "the data set 'file' needs the path of its files"),

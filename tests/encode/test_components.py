@@ -437,7 +437,7 @@ def test_boxes_of_a_file_go_by_the_records_of_the_pictures(records, backbone, tm
     assert [parts.regions[0].box[0] for parts in seen] == [5, 6, 7]
     of_records = Embeddings.concatenate(list(model.record_batches(mine)))
     by_name = model.encode_images(paths)
-    _, evaluated = encoded_pictures(model, mine, Problems(), lambda record: True)
+    _, evaluated = encoded_pictures(model, mine, Problems(), lambda record: True, "a picture")
     for name, vectors in of_records.groups.items():
         torch.testing.assert_close(by_name[name], vectors)
         torch.testing.assert_close(evaluated[name], vectors)

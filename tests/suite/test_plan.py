@@ -113,6 +113,9 @@ def test_data_of_one_name_at_several_places_are_told_apart(tmp_path, records):
     }
     with pytest.raises(ConfigError, match="is asked for twice"):
         make_plan(tmp_path, [places[0], places[0]])
+    (tmp_path / "again").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="is asked for twice"):
+        make_plan(tmp_path, [places[0], f"table@{tmp_path / 'again' / 'a.lance'}"])
 
 
 def test_the_key_is_of_everything_that_is_asked(records):

@@ -158,8 +158,7 @@ ABOUT = {
     ),
     "winoground": About(
         "Winoground (Thrush et al. 2022): two pictures and two captions of the same words",
-        "--root: examples.jsonl; --images: the folder of its pictures "
-        "(https://huggingface.co/datasets/facebook/winoground, an account)",
+        f"--root: the first; --images: the folder of the others. {_layout('winoground')}",
         "text: both pictures prefer their caption; image: both captions prefer their picture; "
         "group: both at once",
         "text 25, image 25, group 16.7; a tie is wrong",
@@ -167,8 +166,7 @@ ABOUT = {
     "fg-ovd": About(
         "FG-OVD (Bianchi et al. 2024): a box's description among ones that are a bit off, on the "
         "box's crop",
-        f"--root: any of {', '.join(FILES.values())} (https://github.com/lorebianchi98/FG-OVD, "
-        f"benchmarks); {COCO_PICTURES}",
+        f"--root: any of {_layout('fg-ovd')}; {COCO_PICTURES}",
         f"of each file ({', '.join(FILES)}) how often the true text is first, and FILE_rank, its "
         "mean rank from 1",
         f"{ONE_OF_TEN:.1f}, and a rank of {1 + NUM_NEGATIVES / 2:g}, among {NUM_NEGATIVES} "

@@ -185,6 +185,8 @@ def train(arguments: list[str]) -> None:
     from intarsia.training.run import train
 
     ready, spec, kept = _run_asked_for(arguments)
+    if ready.trainer.validate_every is not None and ready.validation is None:
+        raise ConfigError("trainer.validate_every: nothing to validate on; give --validation too")
     check_out(ready.out, resume=ready.resume)
     validate, listed = None, None
     if ready.validation is not None:
@@ -354,7 +356,7 @@ def export(arguments: list[str]) -> None:
     parser.add_argument("--to", type=Target, required=True, help="the library that is to load it")
     parser.add_argument("--out", type=Path, required=True, help="new folder")
     parser.add_argument(
-        "--results", type=list[Path], default=[], help="result files for the model card"
+        "--results", type=Path, nargs="+", default=[], help="result files for the model card"
     )
     options = parsed(parser, arguments, folders=["out"])
     for path in options.results:

@@ -35,6 +35,8 @@ REFER = "https://github.com/lichengunc/refer"
 ARO = "https://github.com/mertyg/vision-language-models-are-bows (its dataset_zoo downloads them)"
 SVO = "https://github.com/google-deepmind/svo_probes"
 SUGARCREPE = "https://github.com/RAIVNLab/sugar-crepe/tree/main/data"
+WINOGROUND = "https://huggingface.co/datasets/facebook/winoground (an account)"
+FG_OVD = "https://github.com/lorebianchi98/FG-OVD, its benchmarks"
 IMAGENET = "https://image-net.org/download.php (an account; ILSVRC2012, 145 GB)"
 CLASS_NAMES = (
     'names of the classes, if not those of their folders: classes.json, as {"n02123": "cat"}, or '
@@ -226,6 +228,17 @@ LAYOUTS: dict[str, tuple[Expected, ...]] = {
         Expected(f"{kind}_{part}.json", SUGARCREPE)
         for kind, parts in (("add", "att obj"), ("replace", "att obj rel"), ("swap", "att obj"))
         for part in parts.split()
+    ),
+    "winoground": (
+        Expected("examples.jsonl", WINOGROUND),
+        Expected("images/*.png", WINOGROUND, count=800),
+    ),
+    "fg-ovd": tuple(
+        Expected(f"{name}.json", FG_OVD)
+        for name in (
+            *(f"{number}_attributes" for number in (1, 2, 3)),
+            *("shuffle_negatives", "color", "material", "pattern", "transparency"),
+        )
     ),
 }
 PAPER = ("visual_genome", "flickr30k", "flickr30k_entities", "coco", "aro", "svo", "sugarcrepe")

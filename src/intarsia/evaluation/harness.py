@@ -74,7 +74,9 @@ def evaluate_retrieval(
     A caption that several pictures share word for word is right for all of them; how many of the
     captions are such, and how many were not looked at, is ``counted``.
     """
-    good, image = encoded_pictures(model, records, problems, lambda r: bool(r.captions))
+    good, image = encoded_pictures(
+        model, records, problems, lambda r: bool(r.captions), "a caption"
+    )
     texts, truth = first_captions(good, captions)
     text = all_texts(model, texts)
     image, text = together(image, text)
@@ -111,7 +113,9 @@ def score_negatives(
 ) -> tuple[Sequence[Record], Tensor, list[Negative], Tensor, Tensor]:
     """The readable records; of each of their Q negatives the row of its record (Q,), itself, and
     the scores (Q,) of the true caption and of the false one."""
-    good, image = encoded_pictures(model, records, problems, lambda r: bool(r.negatives))
+    good, image = encoded_pictures(
+        model, records, problems, lambda r: bool(r.negatives), "negatives"
+    )
     negatives: list[Negative] = []
     owner: list[int] = []
     captions: list[str] = []
@@ -211,9 +215,17 @@ def phrase_boxes(record: Record) -> dict[str, list[Box]]:
 
 
 def encoded_pictures(
-    model: Model, records: Sequence[Record], problems: Problems, keep: Callable[[Record], bool]
+    model: Model,
+    records: Sequence[Record],
+    problems: Problems,
+    keep: Callable[[Record], bool],
+    needs: str,
 ) -> tuple[Sequence[Record], Embeddings]:
-    """The readable records and their pictures' embeddings, row by row."""
+    """The readable records and their pictures' embeddings, row by row.
+
+    Raises:
+        DataError: no record has what it ``needs``, as ``keep`` tells, and a readable picture.
+    """
     kept = chosen(records, keep)
     good: list[int] = []
 
@@ -224,7 +236,7 @@ def encoded_pictures(
 
     first = next(stream := readable_ones(), None)
     if first is None:
-        raise DataError(f"none of {len(records)} records has what this protocol needs")
+        raise DataError(f"none of {len(records)} records has {needs} and a readable picture")
     pictures = chain([first], stream)
     if model.matches_components:
         batches = model.record_batches(record for record, _ in pictures)

@@ -58,7 +58,9 @@ def tune(model: Model, records: Sequence[Record], problems: Problems, captions: 
     mixture = getattr(model.method, "mixture", None)
     if not isinstance(mixture, Tensor):
         raise ConfigError(f"{type(model.method).__name__} has no weights to tune; ComAlign has")
-    good, image = encoded_pictures(model, records, problems, lambda r: bool(r.captions))
+    good, image = encoded_pictures(
+        model, records, problems, lambda r: bool(r.captions), "a caption"
+    )
     texts, truth = first_captions(good, captions)
     correct = truth.mask(torch.arange(len(good)), torch.arange(len(texts)))
     mixture.fill_(1.0)

@@ -21,7 +21,9 @@ CAPTIONS = 5  # of a picture, as in the protocol
 
 def _retrieval(model: Model, records: Sequence[Record]) -> Iterator[Mistake]:
     """The best caption of each picture against the text of others alone that is ranked first."""
-    good, image = encoded_pictures(model, records, forgiving(), lambda r: bool(r.captions))
+    good, image = encoded_pictures(
+        model, records, forgiving(), lambda r: bool(r.captions), "a caption"
+    )
     texts, truth = first_captions(good, CAPTIONS)
     owner = truth.owner
     image, text = together(image, all_texts(model, texts))

@@ -72,9 +72,9 @@ def labelled(sources: Sequence[Source]) -> list[Source]:
     """With what tells those apart that lie at several places under one name."""
     labelled = []
     for source in sources:
-        places = [s.path.absolute() for s in sources if s.label == source.label]
+        places = [s.path.resolve() for s in sources if s.label == source.label]
         distinct = [str(place) for place in dict.fromkeys(places)]
-        own = dict(zip(distinct, labels(distinct), strict=True))[str(source.path.absolute())]
+        own = dict(zip(distinct, labels(distinct), strict=True))[str(source.path.resolve())]
         label = source.label if len(distinct) == 1 else f"{source.label} {own}"
         labelled.append(replace(source, label=label))
     return labelled

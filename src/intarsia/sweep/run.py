@@ -23,7 +23,7 @@ from intarsia.identity import (
 from intarsia.model import WEIGHTS
 from intarsia.runtime import atomic
 from intarsia.sweep.file import INTERPOLATE, Options, Sweep, arguments, folder_name, run_arguments
-from intarsia.sweep.table import markdown, plot, table_rows
+from intarsia.sweep.table import markdown, metric_sources, plot, table_rows
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +58,17 @@ def run_sweep(sweep: Sweep, out: Path, verbs: Verbs) -> Path:
 
     Returns:
         The table.
+
+    Raises:
+        ConfigError: no evaluation has a metric of the sweep; told after the first run.
     """
     results: dict[str, list[list[dict[str, Any]]]] = {}
     for row in sweep.all_rows():
         for seed in sweep.seeds:
             files = _Cell(sweep, row, seed, out, verbs).results()
-            results.setdefault(row, []).append([read_result(file) for file in files])
+            found = [read_result(file) for file in files]
+            metric_sources(sweep, found)
+            results.setdefault(row, []).append(found)
     rows = table_rows(sweep, results)
     with atomic(out / "table.json") as draft:
         draft.write_text(json.dumps(rows, indent=1), encoding="utf-8")

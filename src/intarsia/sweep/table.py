@@ -29,7 +29,7 @@ def table_rows(sweep: Sweep, results: Results) -> list[dict[str, Any]]:
         ConfigError: no evaluation has such a metric.
     """
     first = next(iter(results.values()))
-    sources = {metric: _source(metric, first[0]) for metric in sweep.metrics}
+    sources = metric_sources(sweep, first[0])
     values: dict[str, dict[str, float]] = {}
     gaps: dict[str, dict[str, Gap]] = {}
     for name, found in results.items():
@@ -51,6 +51,15 @@ def table_rows(sweep: Sweep, results: Results) -> list[dict[str, Any]]:
         }
         for name, found in results.items()
     ]
+
+
+def metric_sources(sweep: Sweep, results: Sequence[Result]) -> dict[str, int]:
+    """Which of one run's evaluations each metric is from.
+
+    Raises:
+        ConfigError: no evaluation has such a metric.
+    """
+    return {metric: _source(metric, results) for metric in sweep.metrics}
 
 
 def _source(metric: str, results: Sequence[Result]) -> int:
@@ -158,7 +167,7 @@ def _bars(axis: Any, metric: str, rows: Sequence[Mapping[str, Any]]) -> None:
     axis.axvline(values[0], color="tab:red", linewidth=1, linestyle="--")
     ends = [*values, *(end for interval in intervals.values() for end in interval)]
     axis.set_xlabel(f"{metric} (%)", **VERBATIM)
-    axis.set_xlim(0.9 * min(ends), 1.05 * max(ends))
+    axis.set_xlim(0.9 * min(ends), 1.05 * max(ends) or 1)
 
 
 def _curve(axis: Any, metric: str, rows: Sequence[Mapping[str, Any]], at: list[float]) -> None:

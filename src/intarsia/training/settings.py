@@ -8,10 +8,11 @@ from typing import Literal
 from lightning_fabric import Fabric
 
 from intarsia.errors import ConfigError
+from intarsia.runtime import best_device, multiplies_bfloat16
 from intarsia.training.sampler import check_batch
 from intarsia.training.schedule import Schedule
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
 class Settings:
@@ -36,10 +37,12 @@ class Settings:
         ema: decay of the moving average of the weights that is saved; None = the weights.
         flip: mirror half of the pictures, their boxes with them, drawn anew each epoch; never one
             whose captions say left or right.
-        precision: of Lightning Fabric; losses are float32 in all of them. Products of float32
-            stay exact (no TF32, as is torch's default): speed is in mixed precision. In 16-mixed
-            a loss that is not finite stops the run at the next log line, but steps until then
-            are only left out where their gradients are not finite either.
+        precision: of Lightning Fabric; losses are float32 in all of them. "auto" is bf16-mixed
+            where the device multiplies bfloat16 itself, else 32-true: a processor that only
+            emulates it is slower so. Products of float32 stay exact (no TF32, as is torch's
+            default): speed is in mixed precision. In 16-mixed a loss that is not finite stops the
+            run at the next log line, but steps until then are only left out where their gradients
+            are not finite either.
         checkpointing: keep the inputs of the towers' blocks alone and run each block again on the
             way back: far less memory, a third more time, the same gradients.
         patch_dropout: share of the patches that a ViT does not see of each picture, drawn anew at
@@ -72,7 +75,7 @@ class Settings:
         clip_grad: float | None = 1.0,
         ema: float | None = None,
         flip: bool = False,
-        precision: Precision = "bf16-mixed",
+        precision: Precision = "auto",
         checkpointing: bool = False,
         patch_dropout: float = 0.0,
         compile: bool = False,
@@ -107,6 +110,9 @@ class Settings:
         self.schedule, self.clip_grad, self.ema = schedule, clip_grad, ema
         self.log_every, self.save_every = log_every, save_every
         self.validate_every = validate_every
+        if precision == "auto":
+            asked = {"auto": best_device().type, "gpu": "cuda"}.get(accelerator, accelerator)
+            precision = "bf16-mixed" if multiplies_bfloat16(asked) else "32-true"
         self.num_workers, self.precision, self.compile = num_workers, precision, compile
         self.checkpointing, self.patch_dropout = checkpointing, patch_dropout
         self.fabric = Fabric(
