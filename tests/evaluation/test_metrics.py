@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from intarsia.errors import DataError
+from intarsia.evaluation import metrics
 from intarsia.evaluation.metrics import (
     Outcomes,
     bootstrap_ci,
@@ -91,6 +92,15 @@ def test_5000_values_take_well_under_two_seconds():
     start = time.process_time()
     bootstrap_ci(values)
     assert time.process_time() - start < 2
+
+
+def test_draws_do_not_depend_on_how_many_are_made_at_once(monkeypatch):
+    values = np.random.default_rng(8).random(301)
+    intervals = []
+    for at_once in (301, 200_000, 10**7):
+        monkeypatch.setattr(metrics, "IN_CACHE", at_once)
+        intervals.append(bootstrap_ci(values))
+    np.testing.assert_allclose(intervals[1:], [intervals[0]] * 2, rtol=1e-12)
 
 
 def test_median_interval_covers():

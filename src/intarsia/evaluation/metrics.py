@@ -19,7 +19,8 @@ from intarsia.errors import DataError
 from intarsia.runtime import progress
 
 Array = NDArray[Any]
-CHUNK = 200_000  # numbers drawn at once: they stay in the cache, which is 2.5 times as fast
+CHUNK = 2_000_000  # numbers held at once: bounds the memory of a bootstrap
+IN_CACHE = 200_000  # numbers drawn at once: 2.5 times as fast as those that leave the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,7 @@ def _resampled_totals(rows: Array, resamples: int, rng: np.random.Generator) -> 
     distinct, label, frequency = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
     num = len(distinct)
     totals = []
-    for size in _chunks(resamples, n):
+    for size in _chunks(resamples, n, IN_CACHE):
         if 8 * num < n:
             drawn = rng.multinomial(n, frequency / n, size=size)
         else:
@@ -296,7 +297,7 @@ def _swap_p(shares: Array, resamples: int, rng: np.random.Generator) -> float:
     return (1 + extreme) / (1 + resamples)
 
 
-def _chunks(total: int, width: int) -> Iterator[int]:
-    step = max(1, CHUNK // width)
+def _chunks(total: int, width: int, most: int = CHUNK) -> Iterator[int]:
+    step = max(1, most // width)
     for start in range(0, total, step):
         yield min(step, total - start)
