@@ -10,7 +10,7 @@ import sys
 
 NAMES = (
     *("matching", "contrastive", "scoring", "training_step", "gradient_cache", "road"),
-    *("text_components", "detector", "gpu"),
+    *("text_components", "detector", "demo", "gpu"),
 )
 
 if __name__ == "__main__":

@@ -11,39 +11,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 from benchmarks import harness
+from benchmarks.whole_verb import timed
 
 CONFIG = "configs/comalign_flickr8k.yaml"
 BATCH = 1600
 
 
-def measure(base: Path) -> dict[str, object]:
+def measure(base: Path) -> harness.Row:
     with tempfile.TemporaryDirectory() as out:
         arguments = ["--config", CONFIG, "--data.split", "train", "--init", str(base)]
         arguments += ["--trainer.batch_size", str(BATCH), "--trainer.schedule.kind", "step"]
-        arguments += ["--out", f"{out}/model"]
-        start = time.perf_counter()
-        command = [sys.executable, "-m", "intarsia", "train", *arguments]
-        child = os.posix_spawn(sys.executable, command, os.environ)
-        _, status, usage = os.wait4(child, 0)
-        if status:
-            sys.exit(f"training ended with status {os.waitstatus_to_exitcode(status)}")
-        seconds = time.perf_counter() - start
+        found = timed(["train", *arguments, "--out", f"{out}/model"])
         steps = [json.loads(line) for line in open(f"{out}/model/metrics.jsonl")]
-    return {
-        "command": " ".join(["intarsia", *command[3:-2]]),
-        "batch_size": BATCH,
-        "steps": steps[-1]["step"],
-        "seconds": round(seconds, 1),
-        "peak_gib": round(usage.ru_maxrss / 2**20, 2),
-        "machine": harness.machine(),
-    }
+    return found | {"batch_size": BATCH, "steps": steps[-1]["step"]}
 
 
 if __name__ == "__main__":

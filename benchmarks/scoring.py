@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from intarsia.evaluation.retrieval import rank_with_top
-from intarsia.ops.similarity import halved, pairwise_scores
-from intarsia.types import Embeddings, Term
+from intarsia.terms import Dot, MeanMax
+from intarsia.terms.similarity import halved, pairwise_scores
+from intarsia.types import Embeddings
 
-TERMS = (Term("global", "dot"), Term("entities", "mean_max"), Term("relations", "mean_max"))
+TERMS = (Dot("global"), MeanMax("entities"), MeanMax("relations"))
 PRODUCTS_AT_ONCE = 2560  # rows of the bare products: as fast as any, and they fit in memory
 
 

@@ -33,6 +33,14 @@ def epoch() -> str:
     return as_markdown([head, [*sizes, f"{row['seconds']:.0f} s", f"{row['peak_gib']:.1f} GiB"]])
 
 
+def demo() -> str:
+    lines = [["processor", "steps", "whole demo", "peak memory"]]
+    for row in _json("demo"):
+        values = f"{row['steps']:,}", f"{row['seconds'] / 60:.1f} min", f"{row['peak_gib']:.1f} GiB"
+        lines.append([row["machine"], *values])
+    return as_markdown(lines)
+
+
 def pseudo_regions() -> str:
     found = _json("pseudo_regions")
     lines = [["data", "pairs judged", "right"]]
@@ -75,6 +83,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "contrastive": partial(timed, "contrastive", "contrastive_large"),
     "training-step": partial(timed, "training_step"),
     "comalign-epoch": epoch,
+    "demo-time": demo,
     "contention": contention,
     "road": partial(timed, "road"),
     "records": records,

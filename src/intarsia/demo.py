@@ -164,7 +164,7 @@ class _Training:
             seed=self.seed,
             init=init,
             resume=True,
-            config={"seed": self.seed, "steps": steps, "lr": lr},
+            config={"seed": self.seed, "trainer": trainer.as_dict()},
             records=self.records,
             description=name,
         )

@@ -9,6 +9,7 @@ is hashed once a process, and again when its size or time has changed.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -39,6 +40,8 @@ picture counts by these."""
 RUN_KEYS = "keys.json"
 NOT_LEARNT = ("log_every", "save_every", "num_workers")
 """Settings of a trainer that change nothing of what is learnt."""
+
+NOT_OWN = ("intarsia", "torch", "abc", "builtins")
 
 Keys = dict[str, str]
 
@@ -73,6 +76,7 @@ def model_key(model: Model) -> str:
     digest = hashlib.sha256(model.backbone.fingerprint().encode())
     settings = {name: _settings(module) for name, module in model.method.named_modules()}
     digest.update(f"{type(model.method).__name__}{model.dense}{settings}".encode())
+    digest.update("".join(_own_code([model.method, *model.method.terms])).encode())
     if model.matches_components:
         detector = model.components.detector
         seen_by = "" if detector is None else detector.fingerprint()
@@ -81,6 +85,15 @@ def model_key(model: Model) -> str:
     for name, value in sorted(model.trained_state().items()):
         digest.update(_tensor(name, value))
     return digest.hexdigest()[:16]
+
+
+def _own_code(parts: Iterable[object]) -> list[str]:
+    """Hashes of the files in which the user has written the classes of some objects; those of the
+    package are in :func:`code_key`."""
+    bases = (base for part in parts for base in type(part).__mro__)
+    own = {base for base in bases if base.__module__.partition(".")[0] not in NOT_OWN}
+    files = {inspect.getsourcefile(base) for base in own if base.__module__ != "__main__"}
+    return [_of_file(Path(file)) for file in sorted(filter(None, files))]
 
 
 def config_key(config: Mapping[str, Any]) -> str:

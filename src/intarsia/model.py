@@ -109,6 +109,11 @@ class Model(Encoder):
             raise ConfigError(
                 f"{type(method).__name__} works over a frozen backbone: set freeze: backbone"
             )
+        if "components" not in method.needs and components != ComponentSpec():
+            raise ConfigError(
+                f"components has settings, but {type(method).__name__} matches none: leave them "
+                "out, or choose ComAlign"
+            )
         self.freeze = freeze
         self.fresh_towers = True  # a build gives them: they need not be saved when frozen
         self.frozen = FROZEN[freeze]
@@ -128,7 +133,7 @@ class Model(Encoder):
                 states = self.backbone.image_states(batch.pixels, dense=self.dense)
             with self._gradients_of("text"):
                 states = states.joined(self.backbone.text_states(batch.tokens))
-        features = replace(self.backbone.project(states), links=batch.links)
+        features = replace(self.backbone.project(states), links=batch.links, tokens=batch.tokens)
         return replace(features, image_crops=self.crops(batch), text_phrases=self._phrases(batch))
 
     def _gradients_of(self, side: Side) -> torch.set_grad_enabled:

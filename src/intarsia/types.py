@@ -28,7 +28,6 @@ from intarsia.errors import ShapeError
 Box = tuple[float, float, float, float]
 Span = tuple[int, int]
 Dense = Literal["value", "plain"]
-Kind = Literal["dot", "aligned", "mean_max"]  # of a Term
 Normalise = Literal["none", "row-max"]
 
 
@@ -221,7 +220,8 @@ class Features(_Batched):
     own widths; its ``project`` turns those into the joint width D. Vectors are not normalised.
     ``links`` are the known (region, phrase) pairs inside each pair; ``image_crops`` (B,P,D) the
     global vectors of their regions' crops, ``text_phrases`` (B,P,D) those of the phrases alone.
-    ``image_parts`` and ``text_parts`` are the components of each side. None = not computed.
+    ``image_parts`` and ``text_parts`` are the components of each side. ``tokens`` are the texts as
+    they went into the tower. None = not computed.
     """
 
     image_global: Tensor | None = None
@@ -234,6 +234,7 @@ class Features(_Batched):
     text_phrases: Tensor | None = None
     image_parts: Components | None = None
     text_parts: Components | None = None
+    tokens: TokenBatch | None = None
 
     def require(self, name: str) -> Tensor:
         value = getattr(self, name)
@@ -299,6 +300,8 @@ class Embeddings(_Batched):
     is true of each, filled up with -1: a text whose id a picture has is a positive of it, never a
     negative. ``labels[name]`` (B,K) does the same for a group's vectors.
     ``cut`` (B,) is True for texts whose ends were beyond the context, so that they do not count.
+    ``extra[name]`` (B,...) is whatever else a method's loss reads, such as token ids or states
+    before they are normalised; a method puts it there in training only.
     """
 
     groups: dict[str, Tensor]
@@ -306,6 +309,7 @@ class Embeddings(_Batched):
     ids: Tensor | None = None
     labels: dict[str, Tensor] = field(default_factory=dict)
     cut: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, group: str) -> Tensor:
         return self.groups[group]
@@ -334,25 +338,9 @@ class Embeddings(_Batched):
         groups = {name: join([p.groups for p in parts], name) for name in first.groups}
         masks = {name: join([p.masks for p in parts], name) for name in first.masks}
         labels = {name: join([p.labels for p in parts], name) for name in first.labels}
+        extra = {name: join([p.extra for p in parts], name) for name in first.extra}
         ids, cut = (
             None if getattr(first, name) is None else torch.cat([getattr(p, name) for p in parts])
             for name in ("ids", "cut")
         )
-        return Embeddings(groups, masks, ids, labels, cut)
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """One summand of a method's similarity, as data.
-
-    ``kind``: ``dot`` compares (I,D) with (T,D); ``aligned`` is the mean over k of the dot products
-    of the k-th vectors of (I,K,D) and (T,K,D); ``mean_max`` is fine-grained matching (ComAlign
-    eq. 2), whose own image-to-text score enters with weight ``i2t`` and text-to-image with ``t2i``.
-    ``reverse`` is the weight of its text-to-image score in the image-to-text similarity (eq. 10).
-    """
-
-    group: str
-    kind: Kind
-    i2t: float = 1.0
-    t2i: float = 1.0
-    reverse: float = 0.0
+        return Embeddings(groups, masks, ids, labels, cut, extra)

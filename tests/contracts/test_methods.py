@@ -8,7 +8,7 @@ from torch import Tensor
 
 import intarsia.methods
 from intarsia.methods import Method
-from intarsia.ops.similarity import paired_scores, pairwise_scores
+from intarsia.terms.similarity import paired_scores, pairwise_scores
 from intarsia.types import Components, Dims, Embeddings, Features, Links
 
 DIMS = Dims(embed=16, grid=(2, 3), context=12)

@@ -43,6 +43,14 @@ def test_the_split_may_stand_in_the_path(captions: Path) -> None:
     assert record.captions == ("a square",)
 
 
+def test_a_file_without_splits_has_no_other_than_all_of_it(captions: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="'file' is one file without splits, so there is no 'val'"
+    ):
+        read("file", captions, "val")
+    assert len(read("file", captions, "test[:1]")) == 1
+
+
 def test_a_table_reads_back_what_a_file_gave(captions: Path, tmp_path: Path) -> None:
     write_table(tmp_path / "t.lance", read("file", captions), Problems())
     problems = Problems()

@@ -19,12 +19,13 @@ from intarsia.evaluation.retrieval import (
     similarity_terms,
 )
 from intarsia.methods import Clip, ComAlign
-from intarsia.ops.similarity import halved, pairwise_scores
 from intarsia.ops.true_texts import true_texts
-from intarsia.types import Embeddings, Record, Term
+from intarsia.terms import Dot, MeanMax
+from intarsia.terms.similarity import halved, pairwise_scores
+from intarsia.types import Embeddings, Record
 
-DOT = (Term("global", "dot"),)
-MIXED = (Term("global", "dot", i2t=0.5, t2i=2.0), Term("parts", "mean_max", i2t=1.0, t2i=0.3))
+DOT = (Dot("global"),)
+MIXED = (Dot("global", i2t=0.5, t2i=2.0), MeanMax("parts", i2t=1.0, t2i=0.3))
 
 
 def embeddings(rows, seed, parts=4, correct=None):
@@ -98,8 +99,8 @@ def test_the_best_items_of_few_are_all_of_them():
 
 def test_the_directions_have_scores_of_their_own(case):
     image, text, owner = case
-    own_i2t = rank(image, text, (Term("parts", "mean_max", i2t=1.0, t2i=0.0), *DOT), owner)
-    own_t2i = rank(image, text, (Term("parts", "mean_max", i2t=0.0, t2i=1.0), *DOT), owner)
+    own_i2t = rank(image, text, (MeanMax("parts", i2t=1.0, t2i=0.0), *DOT), owner)
+    own_t2i = rank(image, text, (MeanMax("parts", i2t=0.0, t2i=1.0), *DOT), owner)
     plain = rank(image, text, DOT, owner)
     assert own_i2t.t2i.tolist() == plain.t2i.tolist() != own_t2i.t2i.tolist()
     assert own_t2i.i2t.tolist() == plain.i2t.tolist() != own_i2t.i2t.tolist()

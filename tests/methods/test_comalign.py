@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from intarsia.errors import ConfigError
 from intarsia.methods import ComAlign
 from intarsia.methods.comalign import sine_positions
-from intarsia.ops.similarity import pairwise_scores
+from intarsia.terms.similarity import pairwise_scores
 from intarsia.types import Components, Dims, Embeddings, Features
 
 DIMS = Dims(embed=16, grid=(2, 2), context=8)

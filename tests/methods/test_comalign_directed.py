@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from intarsia.methods import ComAlign
-from intarsia.ops.similarity import pairwise_scores
+from intarsia.terms.similarity import pairwise_scores
 from intarsia.types import Components, Dims, Features
 
 DIMS = Dims(embed=16, grid=(2, 2), context=8)

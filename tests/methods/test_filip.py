@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from intarsia.methods import Filip
-from intarsia.ops.similarity import pairwise_scores
+from intarsia.terms.similarity import pairwise_scores
 from intarsia.types import Dims, Features
 
 DIMS = Dims(embed=8, grid=(2, 3), context=6)

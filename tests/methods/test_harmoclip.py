@@ -13,7 +13,7 @@ from intarsia.encode.pairs import LivePairs
 from intarsia.errors import ConfigError
 from intarsia.methods import HarmoClip
 from intarsia.model import Model
-from intarsia.ops.similarity import pairwise_scores
+from intarsia.terms.similarity import pairwise_scores
 from intarsia.training.run import make_pairs
 from intarsia.types import Dims, Features, Links
 

@@ -81,6 +81,12 @@ def test_pseudo_links_need_a_method_that_uses_them(backbone):
     check(Model(backbone, HarmoClip(backbone.dims)).train(), trainer(), 8, pseudo=True)
 
 
+def test_components_without_a_use_are_refused(backbone):
+    Model(backbone, Clip(backbone.dims), components=ComponentSpec())
+    with pytest.raises(ConfigError, match="components has settings, but Clip matches none"):
+        Model(backbone, Clip(backbone.dims), components=ComponentSpec(num_entities=5))
+
+
 def test_components_need_a_frozen_backbone(backbone):
     with pytest.raises(ConfigError, match="ComAlign works over a frozen backbone"):
         Model(backbone, ComAlign(backbone.dims), components=ComponentSpec())

@@ -16,15 +16,16 @@ from intarsia.methods import Clip, Filip, HarmoClip, Method, Registers
 from intarsia.methods.base import Temperature, normalised
 from intarsia.model import Model
 from intarsia.ops.matching import fine_grained_scores
+from intarsia.terms import MeanMax
 from intarsia.training.step import GradientStep
-from intarsia.types import Embeddings, Term
+from intarsia.types import Embeddings
 
 
 class Words(Method):
     """Tokens against patches; a batch keeps only as many columns of tokens as its longest text."""
 
     needs = frozenset({"patches", "tokens"})
-    terms = (Term("local", "mean_max"),)
+    terms = (MeanMax("local"),)
 
     def __init__(self, dims):
         super().__init__(dims)

@@ -146,7 +146,9 @@ def _run_asked_for(arguments: list[str]) -> tuple[Any, ModelSpec, dict[str, Any]
         backbone, plain["method"], plain["freeze"], plain["dense"], plain["components"]
     )
     names = ("data", "trainer", "init", "seed", "validation", "lora", "pseudo")
-    return _instantiated(parser, options), spec, {key: plain[key] for key in names}
+    ready, kept = _instantiated(parser, options), {key: plain[key] for key in names}
+    kept["trainer"]["precision"] = ready.trainer.precision  # as it was chosen, of "auto"
+    return ready, spec, kept
 
 
 def _instantiated(parser: ArgumentParser, options: Namespace) -> Any:

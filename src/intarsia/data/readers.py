@@ -43,7 +43,7 @@ def read(
     Args:
         name: One of ``READERS``.
         root: As for :func:`place_of`; ``{split}`` in it stands for the split.
-        split: As the reader calls it; a single file has none, save by ``{split}`` in its name. A
+        split: As the reader calls it; a single file has none, save by ``{split}`` in its path. A
             slice takes a part (:class:`~intarsia.data.order.Part`): ``train[:5500]``,
             ``train[-500:]`` by position, ``train[:90%]`` by what the ids say.
         problems: Collects the bad records and says how many are too many.
@@ -56,6 +56,11 @@ def read(
         DataError: The data are not there or of another format, or too many records are bad.
     """
     split, part = parsed(split)
+    if name in WHOLE_FILES and split not in WHOLE_NAMES and "{split}" not in str(root):
+        raise ConfigError(
+            f"the data set {name!r} is one file without splits, so there is no {split!r} in it: "
+            "put {split} in its path, take a slice (train[:90%]), or leave --split out"
+        )
     place = Path(str(place_of(name, root)).replace("{split}", split))
     problems = Problems() if problems is None else problems
     records = Records.of(READERS[name](place, split, problems, part))
@@ -108,6 +113,9 @@ READERS: dict[str, Reader] = {
     "imagenet": image_folder,
     "scenes": _scenes,
 }
-OWN_FILES = ("file", "webdataset", "table", "image_folder")
+WHOLE_FILES = ("file", "webdataset", "table")
+WHOLE_NAMES = ("train", "test", "all")
+"""What verbs call a split unless they are told otherwise: of a single file that is all of it."""
+OWN_FILES = (*WHOLE_FILES, "image_folder")
 CLASS_FOLDERS = ("image_folder", "imagenet")
 """Pictures sorted into folders, one a class."""

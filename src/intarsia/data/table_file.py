@@ -27,9 +27,10 @@ def table_file(path: Path, problems: Problems, part: Part = WHOLE) -> Iterator[R
     Raises:
         DataError: The file is missing, unreadable or lacks a column, or too many rows are bad.
     """
-    if path.suffix in DELIMITERS:
-        rows = read_csv(path, ("image", "caption"), problems, DELIMITERS[path.suffix])
-    elif path.suffix == ".jsonl":
+    suffix = path.suffix.lower()
+    if suffix in DELIMITERS:
+        rows = read_csv(path, ("image", "caption"), problems, DELIMITERS[suffix])
+    elif suffix == ".jsonl":
         rows = read_jsonl(path, problems)
     else:
         raise DataError(f"{path}: {unknown('suffix', path.suffix, [*DELIMITERS, '.jsonl'])}")
@@ -58,7 +59,7 @@ def _gather(rows: Iterable[Row], folder: Path, problems: Problems) -> Iterator[R
 
 
 def _image(row: dict[str, Any], folder: Path) -> str:
-    image = row.get("image")
+    image = _field(row, "image")
     if not isinstance(image, str) or not image:
         raise BadField("image", f"must be a path, is {image!r}")
     if leaves(image):
@@ -67,11 +68,17 @@ def _image(row: dict[str, Any], folder: Path) -> str:
 
 
 def _texts(row: dict[str, Any]) -> list[str]:
-    caption = row.get("caption")
+    caption = _field(row, "caption")
     texts: list[Any] = caption if isinstance(caption, list) else [caption]
     if not all(isinstance(text, str) for text in texts):
         raise BadField("caption", f"must be text or a list of texts, is {caption!r}")
     return texts
+
+
+def _field(row: dict[str, Any], name: str) -> Any:
+    if name not in row:
+        raise BadField(name, f"is missing; the row has {', '.join(row) or 'no fields'}")
+    return row[name]
 
 
 def _id(row: dict[str, Any], default: str) -> str:

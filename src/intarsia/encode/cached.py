@@ -37,6 +37,7 @@ class CachedPairs(LinkedPairs, Dataset[Batch]):
         store: of the backbone's states; gets what it lacks.
         patches: which dense patches the batches hold.
         tokens: whether they hold token states.
+        ids: whether they hold the tokens themselves.
         links: whether they hold the known (region, phrase) pairs.
         phrases: with those, the tokens of each phrase alone.
         problems: gets the pictures that cannot be read, whose pairs are left out.
@@ -54,6 +55,7 @@ class CachedPairs(LinkedPairs, Dataset[Batch]):
         *,
         patches: Dense | None,
         tokens: bool,
+        ids: bool = False,
         links: bool = False,
         phrases: bool = False,
         problems: Problems | None = None,
@@ -85,6 +87,7 @@ class CachedPairs(LinkedPairs, Dataset[Batch]):
         self.image_patches = _Column(store[patches_name(patches)], keys) if patches else None
         self.text_global = _Column(store["text_global"], names)
         self.text_tokens = _Column(store["text_tokens"], names) if tokens else None
+        self.ids = ids
 
     def __getitem__(self, pairs: Sequence[int]) -> Batch:
         index = torch.as_tensor(pairs)
@@ -101,7 +104,9 @@ class CachedPairs(LinkedPairs, Dataset[Batch]):
         links = None
         if self.linker is not None:
             links = self.linker(self.captioned(rows), self.tokens_of(rows))
-        return self.with_truth(Batch(index, pictures, states=states, links=links), rows)
+        words = self.tokens_of(rows) if self.ids else None
+        batch = Batch(index, pictures, states=states, links=links, tokens=words)
+        return self.with_truth(batch, rows)
 
 
 class _Column:

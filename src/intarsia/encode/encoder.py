@@ -34,8 +34,8 @@ from intarsia.encode.store import Store
 from intarsia.encode.towers import Towers
 from intarsia.errors import ConfigError, CutTextWarning, DataError
 from intarsia.methods import Method
-from intarsia.ops.similarity import pairwise_scores
 from intarsia.runtime import chunks, in_threads, quietly
+from intarsia.terms.similarity import pairwise_scores
 from intarsia.types import Box, Dense, Embeddings, Features, Record, Region, TokenBatch
 
 MISSING: Any = object()
@@ -163,8 +163,9 @@ class Encoder(nn.Module):
         return found if given else found.rows(slice(0))
 
     def _of_tokens(self, tokens: TokenBatch) -> Features:
+        tokens = tokens.to(self.device)
         with self.asked():
-            return self._for_method(self.backbone.encode_text(tokens.to(self.device)))
+            return replace(self._for_method(self.backbone.encode_text(tokens)), tokens=tokens)
 
     def _for_method(self, features: Features) -> Features:
         dtype = next(self.method.parameters()).dtype

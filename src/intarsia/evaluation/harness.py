@@ -219,7 +219,7 @@ def encoded_pictures(
     records: Sequence[Record],
     problems: Problems,
     keep: Callable[[Record], bool],
-    needs: str,
+    needs: str = "",
 ) -> tuple[Sequence[Record], Embeddings]:
     """The readable records and their pictures' embeddings, row by row.
 
@@ -236,7 +236,8 @@ def encoded_pictures(
 
     first = next(stream := readable_ones(), None)
     if first is None:
-        raise DataError(f"none of {len(records)} records has {needs} and a readable picture")
+        both = f"{needs} and a readable picture" if needs else "a readable picture"
+        raise DataError(f"none of {len(records)} records has {both}")
     pictures = chain([first], stream)
     if model.matches_components:
         batches = model.record_batches(record for record, _ in pictures)

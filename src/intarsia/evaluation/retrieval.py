@@ -20,10 +20,11 @@ from intarsia.errors import DataError, ShapeError
 from intarsia.evaluation.metrics import Metric, Outcomes, median_metric, summarise
 from intarsia.methods.base import Method
 from intarsia.ops.devices import memory_of
-from intarsia.ops.similarity import pairwise_scores
 from intarsia.ops.true_texts import TrueTexts, true_texts
 from intarsia.runtime import progress
-from intarsia.types import Embeddings, Kind, Record, Term
+from intarsia.terms import Term
+from intarsia.terms.similarity import pairwise_scores
+from intarsia.types import Embeddings, Record
 
 RECALL_AT = (1, 5, 10)
 NUM_TOP = 10
@@ -106,7 +107,7 @@ def rank_with_top(
 
     Scores are made in blocks of ``block`` pictures x the texts of ``block`` pictures and dropped
     again, so memory does not grow with I x T; only the blocks of correct pairs are kept. Scores
-    are as precise as the embeddings (:mod:`intarsia.ops.similarity`) and are ranked where those
+    are as precise as the embeddings (:mod:`intarsia.terms.similarity`) and are ranked where those
     are; what comes of it moves to the CPU once, at the end.
 
     Args:
@@ -169,8 +170,7 @@ def similarity_terms(
         return method.terms
     block = block or _at_once(_device(image), len(text))
     return tuple(
-        _over_best(term, *_mean_best(image, text, term.group, term.kind, block))
-        for term in method.terms
+        _over_best(term, *_mean_best(image, text, term.alone(), block)) for term in method.terms
     )
 
 
@@ -179,19 +179,16 @@ def _over_best(term: Term, i2t: float, t2i: float) -> Term:
 
 
 @torch.no_grad()
-def _mean_best(
-    image: Embeddings, text: Embeddings, group: str, kind: Kind, block: int
-) -> tuple[float, float]:
+def _mean_best(image: Embeddings, text: Embeddings, term: Term, block: int) -> tuple[float, float]:
     """The mean over pictures of their best image-to-text score, and the same of texts; 1 where that
     is not positive and dividing would turn the order round."""
-    alone = [Term(group, kind)]
     best_text = torch.full((len(image),), -torch.inf, device=_device(image))
     best_image = torch.full((len(text),), -torch.inf, device=_device(image))
     for start in progress(range(0, len(image), block), "best scores, by block"):
         rows = slice(start, start + block)
         for first in range(0, len(text), 5 * block):
             columns = slice(first, first + 5 * block)
-            i2t, t2i = pairwise_scores(image.rows(rows), text.rows(columns), alone)
+            i2t, t2i = pairwise_scores(image.rows(rows), text.rows(columns), [term])
             best_text[rows] = best_text[rows].maximum(i2t.amax(1))
             best_image[columns] = best_image[columns].maximum(t2i.amax(0))
     means = float(best_text.mean()), float(best_image.mean())

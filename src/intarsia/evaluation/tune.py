@@ -17,8 +17,8 @@ from intarsia.evaluation.harness import encoded_pictures
 from intarsia.evaluation.retrieval import first_captions, similarity_terms
 from intarsia.evaluation.vectors import all_texts, together
 from intarsia.model import Model
-from intarsia.ops.similarity import pairwise_scores
 from intarsia.runtime import atomic, progress
+from intarsia.terms.similarity import pairwise_scores
 from intarsia.types import Embeddings, Record
 
 GRID = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -91,7 +91,7 @@ def _summands(
     terms = similarity_terms(model.method, image, text)
     base = [term for term in terms if term.group == "base"]
     own = [replace(term, reverse=0.0) for term in terms if term.group != "base"]
-    reverse = [replace(term, i2t=0.0) for term in terms if term.kind == "mean_max"]
+    reverse = [replace(term, i2t=0.0) for term in terms if term.directed]
     base_i2t, base_t2i = pairwise_scores(image, text, base)
     own_i2t, own_t2i = pairwise_scores(image, text, own)
     return (base_i2t, own_i2t, pairwise_scores(image, text, reverse)[0]), (base_t2i, own_t2i)

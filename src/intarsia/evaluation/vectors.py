@@ -11,8 +11,8 @@ from torch import Tensor
 
 from intarsia.model import Model
 from intarsia.ops.devices import memory_of
-from intarsia.ops.similarity import paired_scores
 from intarsia.runtime import progress
+from intarsia.terms.similarity import paired_scores
 from intarsia.types import Embeddings
 
 AT_ONCE = 1024  # pairs

@@ -151,7 +151,7 @@ def method_scores(
     model: Model, records: Sequence[Record], problems: Problems, sentences: Sentences
 ) -> tuple[Sequence[Record], Tensor]:
     """The readable records, and (I,C) mean similarities of their pictures with each class."""
-    good, image = encoded_pictures(model, records, problems, lambda record: True, "a class")
+    good, image = encoded_pictures(model, records, problems, lambda record: True)
     texts, owner, counts = _flat(sentences)
     image, text = together(image, all_texts(model, texts))
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intarsia.ops.regions import pool_regions
-from intarsia.types import Dims, Embeddings, Features, Normalise, Term
+from intarsia.terms import Term
+from intarsia.types import Dims, Embeddings, Features, Normalise
 
 
 class Temperature(nn.Module):
@@ -29,9 +30,10 @@ class Temperature(nn.Module):
 class Method(nn.Module, ABC):
     """One idea of aligning pictures with texts; the keyword-only constructor is its config.
 
-    ``needs`` names the optional features that it reads: ``patches``, ``tokens``, ``links``,
-    ``crops`` (of the linked regions), ``phrases`` (the linked ones, as texts of their own),
-    ``components``, ``roles`` (of the components' relations). ``normalise`` says how the terms are
+    ``needs`` names the optional features that it reads: ``patches``, ``tokens`` (states), ``ids``
+    (the tokens themselves, :attr:`Features.tokens`), ``links``, ``crops`` (of the linked regions),
+    ``phrases`` (the linked ones, as texts of their own), ``components``, ``roles`` (of the
+    components' relations). ``normalise`` says how the terms are
     scaled where a whole test set is ranked.
     """
 
@@ -57,16 +59,19 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, image: Embeddings, text: Embeddings) -> dict[str, Tensor]:
-        """Scalars of a batch of pairs: ``loss`` (to minimise) and its parts, for the log."""
+        """Scalars of a batch of pairs: ``loss`` (to minimise) and its parts, for the log.
+
+        What it reads beside groups of vectors (token ids for a decoder, states before they are
+        normalised) the encoders put into ``extra``, while training. Losses are float32, but in
+        mixed precision what the towers gave is not.
+        """
 
     def alignment(self, image: Embeddings, text: Embeddings) -> Tensor:
         """Who matches whom inside one pair (B = 1): (vectors of the picture, vectors of the text).
 
-        The default looks at the finest group of ``terms``.
+        The default asks the finest of ``terms``: the one that tells most vectors apart.
         """
-        finest = max(self.terms, key=lambda term: image[term.group].ndim)
-        left, right = image[finest.group][0], text[finest.group][0]
-        return left.view(-1, left.shape[-1]) @ right.view(-1, right.shape[-1]).mT
+        return max((term.alignment(image, text) for term in self.terms), key=Tensor.numel)
 
     def patch_map(self, image: Features, text: Features) -> Tensor:
         """How well text b matches each patch of picture b, (B,M): where a phrase is.
@@ -106,11 +111,3 @@ def normalised_for_matching(x: Tensor) -> Tensor:
     if not torch.is_autocast_enabled(kind):
         return vectors
     return vectors.to(torch.get_autocast_dtype(kind))
-
-
-def same_picture(image: Embeddings, text: Embeddings) -> tuple[Tensor, Tensor] | None:
-    """What is true of each picture and what each text says, as ids for the losses' ``positives``;
-    None where every row is a picture of its own."""
-    if image.ids is None or text.ids is None:
-        return None
-    return image.ids, text.ids

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from intarsia.methods.base import Method, Temperature, normalised, same_picture
-from intarsia.ops.contrastive import info_nce
-from intarsia.types import Dims, Embeddings, Features, Term
+from intarsia.methods.base import Method, Temperature, normalised
+from intarsia.terms import Dot
+from intarsia.types import Dims, Embeddings, Features
 
 
 class Clip(Method):
     """One vector of a picture against one vector of a sentence (Radford et al. 2021)."""
 
-    terms = (Term("global", "dot"),)
+    terms = (Dot("global"),)
 
     def __init__(self, dims: Dims) -> None:
         super().__init__(dims)
@@ -25,5 +25,4 @@ class Clip(Method):
         return Embeddings({"global": normalised(x.require("text_global"))})
 
     def loss(self, image: Embeddings, text: Embeddings) -> dict[str, Tensor]:
-        positives = same_picture(image, text)
-        return {"loss": info_nce(image["global"], text["global"], self.temperature(), positives)}
+        return {"loss": self.terms[0].contrast(image, text, self.temperature())}

@@ -16,13 +16,11 @@ from intarsia.methods.base import (
     Temperature,
     normalised,
     normalised_for_matching,
-    same_picture,
 )
 from intarsia.ops.attention import attend
-from intarsia.ops.contrastive import info_nce, matched_info_nce
 from intarsia.ops.ranks import current_ranks
-from intarsia.ops.similarity import paired_scores
-from intarsia.types import Components, Dims, Embeddings, Features, Normalise, Term
+from intarsia.terms import Dot, MeanMax, Side, Term
+from intarsia.types import Components, Dims, Embeddings, Features, Normalise
 
 Group = Literal["global", "entity", "relation"]
 Architecture = Literal["transformer", "fc_shared", "fc_separate"]
@@ -140,12 +138,12 @@ class ComAlign(Method):
     def terms(self) -> tuple[Term, ...]:
         a1, a2, b1 = self.mixture.tolist()
         own = (
-            Term(name, "dot", i2t=a1, t2i=b1)
+            Dot(name, i2t=a1, t2i=b1)
             if name == "global"
-            else Term(name, "mean_max", i2t=a1, t2i=b1, reverse=a2)
+            else MeanMax(name, i2t=a1, t2i=b1, reverse=a2)
             for name in self.temperatures
         )
-        return Term("base", "dot"), *own
+        return Dot("base"), *own
 
     def encode_image(self, x: Features) -> Embeddings:
         parts = _needed(x.image_parts)
@@ -200,16 +198,10 @@ class ComAlign(Method):
         return Embeddings(groups, {name: masks[name] for name in fine if name in groups})
 
     def loss(self, image: Embeddings, text: Embeddings) -> dict[str, Tensor]:
-        positives = same_picture(image, text)
         losses: dict[str, Tensor] = {}
         for name, temperature in self.temperatures.items():
-            if name == "global":
-                losses[name] = info_nce(image[name], text[name], temperature(), positives)
-            else:
-                masks = image.masks.get(name), text.masks.get(name)
-                losses[name] = matched_info_nce(
-                    image[name], text[name], *masks, temperature(), positives
-                )
+            term = Dot(name) if name == "global" else MeanMax(name)
+            losses[name] = term.contrast(image, text, temperature())
         if "exchanged" in text.groups:
             losses["exchanged"] = self._direction_loss(image, text)
         total = sum(
@@ -220,15 +212,10 @@ class ComAlign(Method):
 
     def _direction_loss(self, image: Embeddings, text: Embeddings) -> Tensor:
         """How far each text's relations match its picture better than with exchanged roles."""
-        mask = text.masks["roles"]
+        mask, matching = text.masks["roles"], MeanMax("roles")
+        pictures, _ = matching.sides(image, text)
         true, false = (
-            torch.stack(
-                paired_scores(
-                    image,
-                    Embeddings({"roles": text[name]}, {"roles": mask}),
-                    [Term("roles", "mean_max")],
-                )
-            )
+            torch.stack(matching.paired(pictures, Side(text[name], mask)))
             for name in ("roles", "exchanged")
         )
         loss = F.softplus(self.temperatures["roles"]() * (false - true)).mean(0)

@@ -10,10 +10,9 @@ from intarsia.methods.base import (
     Temperature,
     normalised,
     normalised_for_matching,
-    same_picture,
 )
-from intarsia.ops.contrastive import info_nce, matched_info_nce
-from intarsia.types import Dims, Embeddings, Features, Term
+from intarsia.terms import Dot, MeanMax, Term
+from intarsia.types import Dims, Embeddings, Features
 
 
 class Filip(Method):
@@ -61,8 +60,8 @@ class Filip(Method):
     @property
     def terms(self) -> tuple[Term, ...]:
         whole, half = self.global_weight, self.local_weight / 2
-        local = Term("local", "mean_max", i2t=half, t2i=half)
-        return (Term("global", "dot", i2t=whole, t2i=whole), local) if whole else (local,)
+        local = MeanMax("local", i2t=half, t2i=half)
+        return (Dot("global", i2t=whole, t2i=whole), local) if whole else (local,)
 
     def encode_image(self, x: Features) -> Embeddings:
         whole = normalised(x.require("image_global"))
@@ -80,18 +79,10 @@ class Filip(Method):
         return Embeddings({"global": whole, "local": local * mask[..., None]}, {"local": mask})
 
     def loss(self, image: Embeddings, text: Embeddings) -> dict[str, Tensor]:
-        positives = same_picture(image, text)
-        local = matched_info_nce(
-            image["local"],
-            text["local"],
-            None,
-            text.masks["local"],
-            self.local_temperature(),
-            positives,
-        )
+        local = MeanMax("local").contrast(image, text, self.local_temperature())
         if not self.lambda_global:
             return {"loss": self.lambda_local * local, "local": local}
-        whole = info_nce(image["global"], text["global"], self.temperature(), positives)
+        whole = Dot("global").contrast(image, text, self.temperature())
         total = self.lambda_global * whole + self.lambda_local * local
         return {"loss": total, "global": whole, "local": local}
 

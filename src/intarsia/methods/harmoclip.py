@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from intarsia.errors import ConfigError, unknown
-from intarsia.methods.base import Method, Temperature, normalised, same_picture
+from intarsia.methods.base import Method, Temperature, normalised
 from intarsia.ops.contrastive import info_nce
 from intarsia.ops.ranks import current_ranks
 from intarsia.ops.regions import pool_phrase, pool_regions, pool_words
-from intarsia.types import Dims, Embeddings, Features, Term
+from intarsia.terms import Dot, MeanMax, Term
+from intarsia.types import Dims, Embeddings, Features
 
 GrTarget = Literal["crop", "phrase", "image"]
 NEEDS = {"crop": "crops", "phrase": "phrases", "image": "links"}
@@ -65,9 +66,8 @@ class HarmoClip(Method):
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        whole = Term("global", "dot")
         w = self.local_weight
-        return (whole, Term("local", "mean_max", i2t=0.0, t2i=w)) if w else (whole,)
+        return (Dot("global"), MeanMax("local", i2t=0.0, t2i=w)) if w else (Dot("global"),)
 
     def encode_image(self, x: Features) -> Embeddings:
         groups = {"global": normalised(x.require("image_global"))}
@@ -98,8 +98,7 @@ class HarmoClip(Method):
         return Embeddings(groups, masks, labels={"lexemes": x.links.labels})
 
     def loss(self, image: Embeddings, text: Embeddings) -> dict[str, Tensor]:
-        positives = same_picture(image, text)
-        losses = {"gc": info_nce(image["global"], text["global"], self.temperature(), positives)}
+        losses = {"gc": Dot("global").contrast(image, text, self.temperature())}
         if "regions" in image.groups:
             mask = image.masks["regions"]
             scale = self.lexeme_temperature()

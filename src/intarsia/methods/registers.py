@@ -11,11 +11,12 @@ from intarsia.methods.base import (
     Temperature,
     normalised,
     normalised_for_matching,
-    same_picture,
 )
 from intarsia.ops.attention import attend
-from intarsia.ops.contrastive import Negatives, info_nce, patchwise_contrastive
-from intarsia.types import Dims, Embeddings, Features, Term
+from intarsia.ops.contrastive import Negatives, patchwise_contrastive
+from intarsia.terms import Aligned, Dot, Term
+from intarsia.terms.base import same_picture
+from intarsia.types import Dims, Embeddings, Features
 
 
 class Registers(Method):
@@ -82,7 +83,7 @@ class Registers(Method):
     @property
     def terms(self) -> tuple[Term, ...]:
         w = self.local_weight
-        return Term("global", "dot"), Term("local", "aligned", i2t=w, t2i=w)
+        return Dot("global"), Aligned("local", i2t=w, t2i=w)
 
     def encode_image(self, x: Features) -> Embeddings:
         patches = normalised_for_matching(x.require("image_patches"))
@@ -101,10 +102,13 @@ class Registers(Method):
         return normalised_for_matching(self.slots(state))
 
     def loss(self, image: Embeddings, text: Embeddings) -> dict[str, Tensor]:
-        positives = same_picture(image, text)
-        whole = info_nce(image["global"], text["global"], self.temperature(), positives)
+        whole = Dot("global").contrast(image, text, self.temperature())
         local = patchwise_contrastive(
-            image["local"], text["local"], self.local_temperature(), positives, self.negatives
+            image["local"],
+            text["local"],
+            self.local_temperature(),
+            same_picture(image, text),
+            self.negatives,
         )
         total = self.lambda_global * whole + self.lambda_local * local
         return {"loss": total, "global": whole, "local_mean": local / self.dims.num_patches}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from intarsia.ops.matching import fine_grained_scores
 from intarsia.ops.products import add_product, product
 from intarsia.ops.scores import Scores
+
+PairScores = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
+"""Vectors of rows and of columns and their masks -> both directions' scores (a,c)."""
 
 
 class Comparison(Protocol):
@@ -42,18 +45,31 @@ class AlignedScores(Scores):
             add_product(grad_y[:, 0], i2t[0].mT, self.x[0])
 
 
-class MatchedScores(Scores):
-    """Fine-grained matching, each direction with its own scores: (a,P,D), (c,N,D) -> (1,a,c)."""
+class DifferentiatedScores(Scores):
+    """Scores of any kind, (a,...), (c,...) -> (1,a,c) each way, with the gradients of autograd."""
 
     def __init__(
-        self, x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, *, pull: bool
+        self,
+        x: Tensor,
+        y: Tensor,
+        x_mask: Tensor | None,
+        y_mask: Tensor | None,
+        *,
+        function: PairScores,
+        pull: bool,
     ) -> None:
         self.x, self.y = (side.detach().requires_grad_(pull) for side in (x, y))
         with torch.set_grad_enabled(pull):
-            self.scores = fine_grained_scores(self.x, self.y, x_mask, y_mask)
-        i2t, t2i = self.scores
-        super().__init__(i2t.detach()[None], t2i.detach()[None], i2t.dtype)
+            self.scores = function(self.x, self.y, x_mask, y_mask)
+        i2t, t2i = (way.detach()[None] for way in self.scores)
+        alike = self.scores[0] is self.scores[1]
+        super().__init__(i2t, i2t if alike else t2i, i2t.dtype)
 
     def pull(self, i2t: Tensor, t2i: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        grad_x, grad_y = torch.autograd.grad(self.scores, [self.x, self.y], [i2t[0], t2i[0]])
+        alike = self.i2t is self.t2i  # then the gradient comes once
+        ways = (
+            [(self.scores[0], i2t[0])] if alike else zip(self.scores, (i2t[0], t2i[0]), strict=True)
+        )
+        outputs, grads = zip(*ways, strict=True)
+        grad_x, grad_y = torch.autograd.grad(outputs, [self.x, self.y], grads)
         return grad_x, grad_y

@@ -19,6 +19,7 @@ returns the loss of those of all ranks.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -27,8 +28,9 @@ from torch import Tensor
 
 from intarsia.errors import ShapeError, unknown
 from intarsia.ops.blockwise import Table, contrast, labelled, negatives_of
-from intarsia.ops.comparisons import AlignedScores, MatchedScores
+from intarsia.ops.comparisons import AlignedScores, DifferentiatedScores, PairScores
 from intarsia.ops.contrast_blocks import Labels, Sums
+from intarsia.ops.matching import fine_grained_scores
 from intarsia.ops.ranks import ALONE, Ranks, current_ranks
 
 Negatives = Literal["batch", "patches", "both"]
@@ -79,10 +81,7 @@ def matched_info_nce(
     scale: Tensor,
     positives: Positives | None = None,
 ) -> Tensor:
-    """Symmetric InfoNCE of fine-grained matching, each direction with its own scores.
-
-    A row is contrasted by its i2t scores, a column by its t2i scores (ComAlign eq. 6 to 9; FILIP).
-    Rows and columns without a real vector are left out altogether, also as negatives.
+    """:func:`scored_info_nce` of fine-grained matching (ComAlign eq. 6 to 9; FILIP).
 
     Args:
         x: (A,P,D) normalised vectors of the pictures.
@@ -99,14 +98,50 @@ def matched_info_nce(
         ShapeError: shapes, dtypes, masks or ids do not fit.
     """
     x, y = _vectors(x, y, ndim=3)
+    return scored_info_nce(fine_grained_scores, x, y, x_mask, y_mask, scale, positives)
+
+
+def scored_info_nce(
+    scores: PairScores,
+    x: Tensor,
+    y: Tensor,
+    x_mask: Tensor | None,
+    y_mask: Tensor | None,
+    scale: Tensor,
+    positives: Positives | None = None,
+) -> Tensor:
+    """Symmetric InfoNCE of any scores, each direction with its own.
+
+    A row is contrasted by its i2t scores, a column by its t2i scores. Rows and columns without a
+    real vector are left out altogether, also as negatives.
+
+    Args:
+        scores: differentiable, of a block of rows and of columns.
+        x: (A,...) vectors of the pictures.
+        y: (C,...) vectors of the texts.
+        x_mask: (A,P) bool, True = real; None = all real.
+        y_mask: (C,N) bool.
+        scale: scalar, the inverse temperature.
+        positives: ids of the rows and of the columns.
+
+    Returns:
+        Scalar: the mean over rows plus the mean over columns, halved; 0 where nothing is left.
+
+    Raises:
+        ShapeError: masks or ids do not fit.
+    """
     _check_mask("x", x, x_mask, dims=2)
     _check_mask("y", y, y_mask, dims=2)
     ranks = current_ranks()
     if ranks.size > 1:  # or what one rank has and another has not would not meet
-        x_mask, y_mask = (_given(side, mask) for side, mask in ((x, x_mask), (y, y_mask)))
+        x_mask, y_mask = (
+            mask if side.ndim < 3 else _given(side, mask)
+            for side, mask in ((x, x_mask), (y, y_mask))
+        )
     real = None if x_mask is None else x_mask.any(1), None if y_mask is None else y_mask.any(1)
     labels = _labels(x, _ids(x, y, positives, ranks), real, ranks)
-    table = Table(MatchedScores, 1, *labels, ranks, x_mask, y_mask)
+    comparison = partial(DifferentiatedScores, function=scores)
+    table = Table(comparison, 1, *labels, ranks, x_mask, y_mask)
     return ranks.sum(contrast(x, y, scale, table))
 
 

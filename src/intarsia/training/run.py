@@ -74,6 +74,8 @@ class DataSpec:
         return records
 
     def __post_init__(self) -> None:
+        if self.name == "scenes" and self.root is not None:
+            raise ConfigError(f"scenes are generated, not read from {self.root}: leave --root out")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ConfigError(
                 f"a share of bad records of {self.max_bad_fraction}: choose from 0 to 1"
@@ -117,7 +119,7 @@ def train(
         cache: where states of frozen towers are kept.
         validate: called at the trainer's intervals; its first metric decides which is best.
         validation_problems: the bad records that ``validate`` meets; listed with those of ``data``.
-        config: the resolved config to keep with the weights.
+        config: the resolved config to keep with the weights; a run that resumes must have the same.
         records: the records of ``data``, where they are read already.
         description: what the progress bar says.
     """
@@ -212,6 +214,7 @@ def make_pairs(
             model.store,
             patches=model.dense,
             tokens="tokens" in needs,
+            ids="ids" in needs,
             links=links,
             phrases=phrases,
             problems=problems,

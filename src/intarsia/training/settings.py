@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from dataclasses import asdict
+from inspect import signature
+from typing import Any, Literal
 
 from lightning_fabric import Fabric
 
@@ -115,6 +117,7 @@ class Settings:
             precision = "bf16-mixed" if multiplies_bfloat16(asked) else "32-true"
         self.num_workers, self.precision, self.compile = num_workers, precision, compile
         self.checkpointing, self.patch_dropout = checkpointing, patch_dropout
+        self.devices, self.accelerator = devices, accelerator
         self.fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
@@ -124,6 +127,12 @@ class Settings:
         )
 
         self._launched = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values, ``precision`` as it was chosen."""
+        names = [name for name in signature(Settings).parameters if hasattr(self, name)]
+        values = {name: getattr(self, name) for name in names}
+        return values | {"schedule": asdict(self.schedule)}
 
     def launch(self) -> Fabric:
         """Start the other processes, if there are to be any; a second call does nothing.

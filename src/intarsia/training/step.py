@@ -133,11 +133,22 @@ def _leaf(x: Tensor) -> Tensor:
 
 
 def _gradients(whole: Embeddings, rows: slice) -> Tensors:
-    """The gradients of some rows; a group that the loss does not use has none."""
-    return {name: x.grad[rows] for name, x in whole.groups.items() if x.grad is not None}
+    """The gradients of some rows; what the loss does not use has none."""
+    return {name: x.grad[rows] for name, x in _tensors(whole).items() if x.grad is not None}
+
+
+def _tensors(embeddings: Embeddings) -> Tensors:
+    """All that a loss may pull at."""
+    extra = {f"extra {name}": x for name, x in embeddings.extra.items()}
+    return embeddings.groups | extra
 
 
 def _product(part: Embeddings, gradients: Tensors) -> Tensor:
     """Scalar whose gradient with respect to the embeddings is ``gradients``, padding cut off."""
-    products = [(part[name] * g[:, : part[name].shape[1]]).sum() for name, g in gradients.items()]
+    own = _tensors(part)
+    products = [(own[name] * _cut(g, own[name])).sum() for name, g in gradients.items()]
     return torch.stack(products).sum()
+
+
+def _cut(gradient: Tensor, like: Tensor) -> Tensor:
+    return gradient[:, : like.shape[1]] if like.ndim > 1 else gradient

@@ -5,13 +5,14 @@ import torch
 
 from intarsia.errors import ShapeError
 from intarsia.ops.matching import fine_grained_scores
-from intarsia.ops.similarity import halved, paired_scores, pairwise_scores
-from intarsia.types import Embeddings, Term
+from intarsia.terms import Aligned, Dot, MeanMax
+from intarsia.terms.similarity import halved, paired_scores, pairwise_scores
+from intarsia.types import Embeddings
 
 TERMS = (
-    Term("global", "dot"),
-    Term("slots", "aligned", 0.5, 0.25),
-    Term("words", "mean_max", 2.0, 3.0),
+    Dot("global"),
+    Aligned("slots", 0.5, 0.25),
+    MeanMax("words", 2.0, 3.0),
 )
 
 
@@ -71,7 +72,7 @@ def test_halved_embeddings_score_in_bfloat16():
 def test_paired_scores_of_rows_without_vectors_are_zero():
     image, text = embeddings(4, 5, 0), embeddings(4, 6, 1)
     image.masks["words"][1], text.masks["words"][2] = False, False
-    term = (Term("words", "mean_max"),)
+    term = (MeanMax("words"),)
     for matrix, row in zip(
         pairwise_scores(image, text, term), paired_scores(image, text, term), strict=True
     ):

@@ -1,0 +1,113 @@
+"""Each kind of term against what its definition says, and a kind of one's own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from intarsia.errors import ShapeError
+from intarsia.ops import blockwise
+from intarsia.terms import Aligned, Dot, MeanMax, Side, Term
+from intarsia.terms.similarity import paired_scores, pairwise_scores
+from intarsia.types import Embeddings
+
+
+class Nearest(Term):
+    """The best of all pairs of vectors, less a penalty from text to picture."""
+
+    directed = True
+
+    def scores(self, x: Side, y: Side):
+        best = torch.einsum("ipd,tnd->itpn", x.vectors, y.vectors).amax((2, 3))
+        return best, best - 0.5 * y.vectors.square().mean((1, 2))
+
+
+KINDS = [Dot("whole"), Aligned("slots"), MeanMax("words"), Nearest("slots")]
+
+
+def embeddings(rows: int, seed: int, **more) -> Embeddings:
+    g = torch.Generator().manual_seed(seed)
+    shapes = {"whole": (rows, 4), "slots": (rows, 3, 4), "words": (rows, 5, 4)}
+    groups = {
+        name: F.normalize(torch.randn(shape, generator=g), dim=-1).requires_grad_()
+        for name, shape in shapes.items()
+    }
+    mask = torch.rand(rows, 5, generator=g) > 0.3
+    mask[:, 0] = True
+    return Embeddings(groups, {"words": mask}, **more)
+
+
+def dense_loss(term: Term, image: Embeddings, text: Embeddings, scale, ids):
+    """InfoNCE of the whole table; other positives of a row are left out of its denominator."""
+    same = ids[:, None] == ids[None]
+    i2t, t2i = term.scores(*term.sides(image, text))
+    total = torch.zeros(())
+    for logits in (i2t * scale, t2i.mT * scale):
+        rest = logits.masked_fill(same, -torch.inf).logsumexp(1, keepdim=True)
+        costs = F.softplus(rest - logits) * same
+        total = total + (costs.sum(1) / same.sum(1)).mean() / 2
+    return total
+
+
+@pytest.mark.parametrize("term", KINDS, ids=lambda term: type(term).__name__)
+@pytest.mark.parametrize("numbers", [2**22, 12], ids=["one block", "many blocks"])
+def test_the_contrast_is_that_of_the_whole_table(term, numbers, monkeypatch):
+    monkeypatch.setattr(blockwise, "BLOCK_NUMBERS", numbers)
+    ids = torch.tensor([0, 1, 2, 2, 3, 4, 5])
+    image, text = embeddings(7, 0, ids=ids), embeddings(7, 1, ids=ids)
+    scale = torch.tensor(7.0, requires_grad=True)
+    leaves = image[term.group], text[term.group], scale
+    ours = term.contrast(image, text, scale)
+    theirs = dense_loss(term, image, text, scale, ids)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(
+        torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves), strict=True
+    ):
+        assert b.abs().sum() > 0
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("term", KINDS, ids=lambda term: type(term).__name__)
+def test_pairs_score_as_in_the_whole_table(term):
+    image, text = embeddings(6, 0), embeddings(6, 1)
+    whole, rows = (scores(image, text, [term]) for scores in (pairwise_scores, paired_scores))
+    for matrix, row in zip(whole, rows, strict=True):
+        assert row.shape == (6,)
+        torch.testing.assert_close(matrix.diagonal(), row)
+    nothing = paired_scores(image.rows(slice(0)), text.rows(slice(0)), [term])
+    assert [way.shape for way in nothing] == [(0,), (0,)]
+
+
+@pytest.mark.parametrize("term", KINDS, ids=lambda term: type(term).__name__)
+def test_only_a_directed_term_has_two_directions(term):
+    i2t, t2i = term.scores(*term.sides(embeddings(3, 0), embeddings(4, 1)))
+    assert (i2t is t2i) is not term.directed
+    assert torch.equal(i2t, t2i) is not term.directed
+
+
+@pytest.mark.parametrize("term", KINDS[:2], ids=lambda term: type(term).__name__)
+def test_what_enters_an_index_as_one_vector_scores_the_same(term):
+    image, text = embeddings(3, 0), embeddings(4, 1)
+    found = term.index_vectors(image) @ term.index_vectors(text).mT
+    torch.testing.assert_close(found, pairwise_scores(image, text, [term])[0])
+
+
+@pytest.mark.parametrize("term", KINDS[2:], ids=lambda term: type(term).__name__)
+def test_what_does_not_says_so(term):
+    with pytest.raises(ShapeError, match=f"no single vector: it enters as {term.entry}"):
+        term.index_vectors(embeddings(3, 0))
+
+
+def test_alignment_is_of_all_vectors_of_the_pair():
+    image, text = embeddings(1, 0), embeddings(1, 1)
+    for term, shape in zip(KINDS, [(1, 1), (3, 3), (5, 5), (3, 3)], strict=True):
+        found = term.alignment(image, text)
+        assert found.shape == shape
+        x, y = image[term.group][0].view(-1, 4), text[term.group][0].view(-1, 4)
+        torch.testing.assert_close(found[-1, 0], x[-1] @ y[0])
+
+
+def test_a_term_names_what_it_lacks():
+    with pytest.raises(ShapeError, match="texts have no group 'whole': slots"):
+        Dot("whole").sides(embeddings(2, 0), Embeddings({"slots": torch.ones(2, 3, 4)}))
+    with pytest.raises(ShapeError, match=r"group 'slots' \(Aligned\) is \(2, 3, 4\).*\(2, 2, 4\)"):
+        Aligned("slots").sides(embeddings(2, 0), Embeddings({"slots": torch.ones(2, 2, 4)}))
