@@ -8,8 +8,11 @@ import pytest
 from intarsia.cli import main, train_parser
 from intarsia.encode.store import VectorStore
 from intarsia.evaluation.result import KEYS
-from intarsia.model import load_model
+from intarsia.identity import weights_key
+from intarsia.model import ModelSpec, load_model
 from intarsia.sweep import Sweep, run_arguments
+from intarsia.training.loop import Trainer
+from intarsia.training.run import DataSpec, train
 from intarsia.types import Record
 
 CHECKOUT = Path(__file__).parents[1]
@@ -204,3 +207,28 @@ def test_help_teaches(capsys):
         main(["train", "--help"])
     text = capsys.readouterr().out
     assert "peak learning rate" in text and "--resume" in text
+
+
+def test_the_config_that_a_run_keeps_repeats_it(tmp_path, capsys):
+    """Of a run from Python, too."""
+    given = [
+        "--data",
+        "scenes",
+        "--split",
+        "train[:16]",
+        "--trainer.steps",
+        "2",
+        "--trainer.batch_size",
+        "8",
+    ]
+    main(["train", "--backbone", "scenes-resnet", *given, "--out", str(tmp_path / "a")])
+    again = ["train", "--config", str(tmp_path / "a" / "config.yaml"), "--out"]
+    main([*again, str(tmp_path / "b")])
+    spec = ModelSpec({"spec": "scenes-resnet"})
+    trainer = Trainer(steps=2, batch_size=8)
+    train(spec, DataSpec("scenes", split="train[:16]"), trainer, tmp_path / "c")
+    again[2] = str(tmp_path / "c" / "config.yaml")
+    main([*again, str(tmp_path / "d")])
+    keys = {run: json.loads((tmp_path / run / "keys.json").read_text()) for run in "abcd"}
+    assert keys["a"] == keys["b"] and keys["c"] == keys["d"]
+    assert weights_key(tmp_path / "a") == weights_key(tmp_path / "d")

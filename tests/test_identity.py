@@ -1,7 +1,9 @@
 """Keys change with what they are of, and with nothing else."""
 
 import shutil
+import sys
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -16,13 +18,15 @@ from intarsia.identity import (
     code_key,
     config_key,
     data_key,
+    differences,
     model_key,
     result_keys,
     run_keys,
     weights_key,
 )
 from intarsia.methods import Clip
-from intarsia.model import WEIGHTS, Model
+from intarsia.model import WEIGHTS, Model, ModelSpec
+from intarsia.training.run import resolved_config
 from intarsia.types import Region
 
 
@@ -107,3 +111,70 @@ def test_a_run_is_known_by_the_content_of_its_start_not_by_its_place(tmp_path):
     assert keys("a")["config"] != keys("a", trainer={"lr": 0.5})["config"]
     with pytest.raises(ConfigError, match="is not a trained model"):
         weights_key(tmp_path)
+
+
+def keys_of(**spec) -> dict[str, str]:
+    settings = {"backbone": {"spec": "scenes-clip"}, "method": {"class_path": METHOD}} | spec
+    return run_keys(resolved_config(ModelSpec(**settings), {}), "data", None)
+
+
+METHOD = "intarsia.methods.Registers"
+
+
+def test_an_option_that_is_false_is_not_one_that_is_left_out():
+    """Of the method and of the backbone, whose defaults may be true."""
+    plain = keys_of()
+    assert plain == keys_of(method={"class_path": METHOD, "init_args": {"self_attention": True}})
+    assert plain != keys_of(method={"class_path": METHOD, "init_args": {"self_attention": False}})
+    resnet = {"spec": "scenes-resnet"}
+    assert keys_of(backbone=resnet) == keys_of(backbone=resnet | {"view": "picture"})
+    assert keys_of(backbone=resnet) != keys_of(backbone=resnet | {"view": "surroundings"})
+    assert keys_of() != keys_of(components={"whole_image": False})
+
+
+def test_a_run_is_of_what_is_in_its_backbones_folder(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    keys = []
+    for weights in ("old weights", "others"):
+        (tmp_path / "model.safetensors").write_text(weights)
+        keys.append(keys_of(backbone={"spec": f"hf:{tmp_path}"}))
+    assert keys[0] != keys[1]
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A method in a file of one's own that uses another."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_helper.py").write_text("FACTOR = 1.0\ndef half(x):\n    return x / 2\n")
+    (tmp_path / "own_clip.py").write_text(
+        "from intarsia.methods import Clip\nfrom own_helper import half\n\n"
+        "class Own(Clip):\n    def __init__(self, dims):\n        super().__init__(dims)\n"
+        "        self.weights = [1.0, {'a': 2}]\n"
+    )
+    yield tmp_path
+    for name in ("own_clip", "own_helper"):
+        sys.modules.pop(name, None)
+
+
+def test_code_of_ones_own_counts_and_what_it_imports(own, backbone):
+    spec = {"method": {"class_path": "own_clip.Own"}}
+    before, method = keys_of(**spec), import_module("own_clip").Own(backbone.dims)
+    model = Model(backbone, method)
+    known = model_key(model)
+    method.weights[1]["a"] = 3
+    assert model_key(model) != known
+    method.weights[1]["a"] = 2
+    assert model_key(model) == known
+    helper = own / "own_helper.py"
+    helper.write_text(helper.read_text().replace("x / 2", "x / 3"))
+    assert keys_of(**spec) != before and model_key(model) != known
+
+
+def test_what_differs_of_two_configs_is_named():
+    a = {"trainer": {"steps": 3, "flip": False}, "data": {"name": "coco"}}
+    b = {"trainer": {"steps": 4}, "data": {"name": "scenes"}, "seed": 1}
+    assert differences(a, b) == [
+        "data.name is coco there, scenes here",
+        "seed is None there, 1 here",
+        "trainer.steps is 3 there, 4 here",
+    ]

@@ -1,5 +1,6 @@
 """Progress bars: on terminals, of long work, one at a time. Threads: ahead, but not far."""
 
+import json
 import os
 import threading
 import time
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from intarsia import runtime
-from intarsia.runtime import bar, in_threads, loading, num_workers, progress, quietly
+from intarsia.runtime import atomic, bar, in_threads, loading, num_workers, progress, quietly
 from intarsia.training.loop import Trainer
 
 
@@ -210,3 +211,15 @@ def test_a_processor_that_emulates_bfloat16_trains_in_float32(
     assert Trainer(steps=1, accelerator=device).precision == precision
     asked = Trainer(steps=1, accelerator=device, precision="bf16-mixed")
     assert asked.precision == "bf16-mixed"
+
+
+def test_a_file_that_many_threads_write_is_always_whole(tmp_path):
+    path = tmp_path / "note.json"
+
+    def write(number: int) -> int:
+        with atomic(path) as draft:
+            draft.write_text(json.dumps([number] * 2000))
+        return len(set(json.loads(path.read_text())))
+
+    assert set(in_threads(write, range(100), workers=4)) == {1}
+    assert [file.name for file in tmp_path.iterdir()] == ["note.json"]

@@ -4,12 +4,20 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from intarsia.cli import main
+from intarsia.cli.about import ABOUT
+from intarsia.cli.evaluating import _entries, protocol_parser
+from intarsia.cli.options import parsed
 from intarsia.errors import ConfigError
+from intarsia.evaluation.compositional import COMPOSITIONAL
+from intarsia.evaluation.compositional_sugarcrepe import KINDS
+from intarsia.evaluation.result import read_result
 from intarsia.model import WEIGHTS
-from intarsia.sweep import Sweep
+from intarsia.sweep import Sweep, metrics_of
+from intarsia.sweep.checks import ON_RECORDS, SWAPS
 from intarsia.sweep.file import folder_name
 
 CONFIG = """
@@ -56,13 +64,127 @@ def test_a_sweep_makes_a_table_and_repeats_nothing(tmp_path):
     assert (out / "lr-0.01" / "seed-1" / "model.safetensors").stat().st_mtime_ns == trained
 
 
-def test_a_misspelt_metric_is_told_after_the_first_run(tmp_path, capsys):
-    path, out = written(tmp_path, SWEEP.replace("t2i_r1]", "t2i_r2]")), tmp_path / "out"
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("t2i_r1]", "t2i_r2]", "unknown metric of a sweep 't2i_r2': choose from i2t_median_rank, "),
+        ("t2i_r1]", "attribute_swap]", "unknown metric of a sweep 'attribute_swap'"),
+        (
+            "data: scenes, split",
+            "data: scens, split",
+            "evaluate retrieval: unknown data set 'scens'",
+        ),
+        ('"test[:6]"', '"tset[:6]"', "evaluate retrieval: unknown split of scenes 'tset'"),
+        ('"test[:6]"', '"test[:0]"', "evaluate retrieval: scenes test[:0]: no records"),
+        (
+            'data: scenes, split: "test[:6]"',
+            "data: file, root: OUT/gone.csv",
+            "evaluate retrieval: OUT/gone.csv: cannot be read: No such file",
+        ),
+        (
+            'protocol: retrieval, data: scenes, split: "test[:6]"',
+            "protocol: aro, root: OUT, images: OUT",
+            "evaluate aro: OUT: neither visual_genome_relation.json",
+        ),
+        ("protocol: retrieval", "protocol: zero-shot", "zero-shot needs pictures sorted by class"),
+        ("protocol: retrieval", "protocol: probe", "probe needs pictures sorted by class"),
+        (
+            "protocol: retrieval",
+            "protocol: boxes --protocol clipself",
+            "--protocol clipself reads coco, not 'scenes'",
+        ),
+        (
+            "protocol: retrieval",
+            "protocol: negatives --blind scenes:trian",
+            "evaluate negatives: unknown split of scenes 'trian'",
+        ),
+        (
+            "seeds:",
+            'tune: {data: scenes, split: "trian[:6]"}\nseeds:',
+            "tune: unknown split of scenes 'trian'",
+        ),
+        (
+            "grid: {trainer.lr: [0.001, 0.01]}",
+            "rows: {a: {}, b: {data.split: trian}}",
+            "row 'b': unknown split of scenes 'trian'",
+        ),
+        (
+            "grid: {trainer.lr: [0.001, 0.01]}",
+            "rows: {a: {}, b: {validation.name: scenes, validation.split: vall}}",
+            "row 'b': unknown split of scenes 'vall'",
+        ),
+        ("grid: {", 'options: {data.split: "tr{seed}"}\ngrid: {', "unknown split of scenes 'tr0'"),
+    ],
+)
+def test_data_and_metrics_are_looked_at_before_anything_is_trained(
+    tmp_path, capsys, old, new, message
+):
+    assert old in SWEEP
+    text = SWEEP.replace(old, new).replace("OUT", str(tmp_path))
+    path, out = written(tmp_path, text), tmp_path / "out"
+    with pytest.raises(SystemExit, match="2"):
         main(["sweep", str(path), "--out", str(out)])
-    assert "unknown metric of a sweep 't2i_r2'" in capsys.readouterr().err
-    assert (out / "lr-0.001" / "seed-0").is_dir()
-    assert not (out / "lr-0.001" / "seed-1").exists() and not (out / "lr-0.01").exists()
+    told = capsys.readouterr().err
+    assert f"{path}: " in told and message.replace("OUT", str(tmp_path)) in told
+    assert not out.exists()
+
+
+def test_every_protocol_has_metrics_that_a_sweep_knows():
+    assert {*ON_RECORDS, *COMPOSITIONAL} == set(_entries())
+    assert all(kind in ABOUT["swaps"].metrics for kind in SWAPS)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "retrieval",
+        "negatives",
+        "pointing",
+        "boxes",
+        "grounding",
+        "grounding --source proposals",
+        "region-retrieval",
+    ],
+)
+def test_the_metrics_that_a_sweep_knows_are_those_that_a_protocol_gives(tmp_path, asked):
+    data = "--data scenes --split test[:12]"
+    assert known(asked, data) == given(asked, data, tmp_path)
+
+
+@pytest.mark.parametrize("asked", ["zero-shot", "probe"])
+@pytest.mark.parametrize("num_classes", [3, 6])
+def test_the_metrics_of_classes_depend_on_their_number(tmp_path, asked, num_classes):
+    for split in ("train", "val"):
+        for shade in range(num_classes):
+            folder = tmp_path / "pictures" / split / f"shade {shade}"
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new("L", (9 + number, 9), 40 * shade).save(folder / f"{number}.png")
+    data = f"--data image_folder --root {tmp_path / 'pictures'}"
+    found = known(asked, data)
+    assert found == given(asked, data, tmp_path) and ("top5" in found) == (num_classes > 5)
+
+
+def test_the_metrics_of_a_benchmark_are_those_of_its_files(tmp_path):
+    entry = {"filename": "0.png", "caption": "red", "negative_caption": "blue"}
+    for kind in KINDS:
+        (tmp_path / f"{kind}.json").write_text(json.dumps({"0": entry}))
+    Image.new("L", (9, 9)).save(tmp_path / "0.png")
+    data = f"--root {tmp_path} --images {tmp_path}"
+    found = known("sugarcrepe", data)
+    assert found == given("sugarcrepe", data, tmp_path) == {*KINDS, "macro", "micro"}
+
+
+def known(asked, data):
+    protocol, *options = f"{asked} {data} --model scenes-clip".split()
+    found = parsed(protocol_parser(protocol), options)
+    return metrics_of(protocol, found.as_dict(), lambda spec: spec.read(spec.problems()))
+
+
+def given(asked, data, folder):
+    file = folder / "result.json"
+    main(f"evaluate {asked} {data} --model scenes-clip --json {file}".split())
+    return set(read_result(file)["metrics"])
 
 
 def test_a_run_may_be_evaluated_twice(tmp_path, capsys):

@@ -9,7 +9,6 @@ is hashed once a process, and again when its size or time has changed.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -22,10 +21,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from intarsia.backbones.loading import backbone_places
 from intarsia.components.detections import local_source
 from intarsia.data.records import Records
 from intarsia.errors import ConfigError
-from intarsia.model import WEIGHTS, Model
+from intarsia.model import WEIGHTS, Model, method_class
+from intarsia.own_code import own_code
 from intarsia.runtime import atomic, bar
 from intarsia.types import FilePart
 
@@ -38,10 +39,9 @@ PLACES = ("image", "size", "source")
 """Fields of records and cases that say where something lies, and what a picture's bytes say: the
 picture counts by these."""
 RUN_KEYS = "keys.json"
-NOT_LEARNT = ("log_every", "save_every", "num_workers")
+NOT_LEARNT = ("log_every", "save_every", "validate_every", "num_workers", "accelerator")
 """Settings of a trainer that change nothing of what is learnt."""
 
-NOT_OWN = ("intarsia", "torch", "abc", "builtins")
 
 Keys = dict[str, str]
 
@@ -76,7 +76,8 @@ def model_key(model: Model) -> str:
     digest = hashlib.sha256(model.backbone.fingerprint().encode())
     settings = {name: _settings(module) for name, module in model.method.named_modules()}
     digest.update(f"{type(model.method).__name__}{model.dense}{settings}".encode())
-    digest.update("".join(_own_code([model.method, *model.method.terms])).encode())
+    written = map(type, [*model.method.modules(), *model.method.terms])
+    digest.update("".join(own_code(written)).encode())
     if model.matches_components:
         detector = model.components.detector
         seen_by = "" if detector is None else detector.fingerprint()
@@ -85,15 +86,6 @@ def model_key(model: Model) -> str:
     for name, value in sorted(model.trained_state().items()):
         digest.update(_tensor(name, value))
     return digest.hexdigest()[:16]
-
-
-def _own_code(parts: Iterable[object]) -> list[str]:
-    """Hashes of the files in which the user has written the classes of some objects; those of the
-    package are in :func:`code_key`."""
-    bases = (base for part in parts for base in type(part).__mro__)
-    own = {base for base in bases if base.__module__.partition(".")[0] not in NOT_OWN}
-    files = {inspect.getsourcefile(base) for base in own if base.__module__ != "__main__"}
-    return [_of_file(Path(file)) for file in sorted(filter(None, files))]
 
 
 def config_key(config: Mapping[str, Any]) -> str:
@@ -120,30 +112,65 @@ def code_key() -> str:
 
 
 def run_keys(config: Mapping[str, Any], data: str, start: Path | None) -> Keys:
-    """Of what a run is trained from; of detectors in the config what is in their files.
+    """Of what a run is trained from: the settings, and what is in the files of the backbone, of
+    detectors and of a method of the user's own.
 
     Args:
         config: the resolved one. Where its data and its start lie does not count.
         data: the key of its records.
         start: the folder it goes on from.
     """
-    settings = {**config, "init": None}
-    for part in ("data", "validation"):  # where they lie does not count
-        if settings.get(part):
-            settings[part] = {**settings[part], "root": None}
-    trainer = settings.get("trainer") or {}
-    settings["trainer"] = {k: v for k, v in trainer.items() if k not in NOT_LEARNT}
+    files = [*_files(config), *_code(config)]
     return {
-        "config": config_key({**settings, "files": _detectors(settings)}),
+        "config": config_key({**learnt_from(config), "files": files}),
         "data": data,
         "start": "" if start is None else weights_key(start),
     }
 
 
-def _detectors(settings: Mapping[str, Any]) -> list[str]:
-    """Of the files that detectors are (``onnx:FILE``, ``hf:FOLDER``) or read (``file:FILE``)."""
+def learnt_from(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that what is learnt depends on; not where data or the start lie."""
+    settings = {**config, "init": None}
+    for part in ("data", "validation"):
+        if settings.get(part):
+            settings[part] = {**settings[part], "root": None}
+    trainer = settings.get("trainer") or {}
+    return {**settings, "trainer": {k: v for k, v in trainer.items() if k not in NOT_LEARNT}}
+
+
+def differences(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """In words, which settings of two configs differ.
+
+    >>> differences({"trainer": {"steps": 3, "lr": 1}}, {"trainer": {"steps": 4, "lr": 1}})
+    ['trainer.steps is 3 there, 4 here']
+    """
+    sides = [_flat(_set(config)) for config in (kept, wanted)]
+    names = sorted(sides[0].keys() | sides[1].keys())
+    pairs = ((name, *(side.get(name) for side in sides)) for name in names)
+    return [f"{name} is {there} there, {here} here" for name, there, here in pairs if there != here]
+
+
+def _flat(settings: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = isinstance(value, Mapping)
+        found |= _flat(value, f"{place}{name}.") if inner else {f"{place}{name}": value}
+    return found
+
+
+def _code(settings: Mapping[str, Any]) -> list[str]:
+    """Of the method's class, where the user has written it."""
+    path = (settings.get("method") or {}).get("class_path")
+    return own_code([method_class(path)]) if path else []
+
+
+def _files(settings: Mapping[str, Any]) -> list[str]:
+    """Of the files that the backbone is, and that detectors are (``onnx:FILE``, ``hf:FOLDER``) or
+    read (``file:FILE``)."""
+    backbone = (settings.get("backbone") or {}).get("spec")
     specs = ((settings.get(part) or {}).get("detector") for part in ("pseudo", "components"))
-    places = (Path(local_source(spec.partition(":")[2])) for spec in specs if spec)
+    places = [Path(local_source(spec.partition(":")[2])) for spec in specs if spec]
+    places += backbone_places(backbone) if backbone else []
     files = (
         file
         for place in places
@@ -198,12 +225,19 @@ def differing(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 
 def _settings(module: nn.Module) -> dict[str, Any]:
     """The plain values that a module keeps."""
-    plain = (bool, int, float, str, tuple, frozenset, type(None))
     return {
-        name: sorted(map(str, value)) if isinstance(value, frozenset) else value
+        name: sorted(map(str, value)) if isinstance(value, frozenset | set) else value
         for name, value in sorted(vars(module).items())
-        if isinstance(value, plain) and name != "training"
+        if _is_plain(value) and not name.startswith("_") and name != "training"
     }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, (*value.keys(), *value.values())))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | type(None))
 
 
 def _tensor(name: str, value: Tensor) -> bytes:

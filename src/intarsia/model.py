@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -68,8 +68,8 @@ class ModelSpec:
         seed_cpu(seed)
         backbone = load_backbone(**self.backbone, kept=kept)
         seed_cpu(seed)
-        method_class = _method_class(self.method["class_path"])
-        method = method_class(backbone.dims, **self.method.get("init_args") or {})
+        build = method_class(self.method["class_path"])
+        method = build(backbone.dims, **self.method.get("init_args") or {})
         return Model(
             backbone,
             method,
@@ -79,7 +79,12 @@ class ModelSpec:
         )
 
 
-def _method_class(path: str) -> Callable[..., Method]:
+def method_class(path: str) -> type[Method]:
+    """The class that a config names.
+
+    Raises:
+        ConfigError: there is none, or it is no method.
+    """
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -108,11 +113,6 @@ class Model(Encoder):
         if "components" in method.needs and freeze != "backbone":
             raise ConfigError(
                 f"{type(method).__name__} works over a frozen backbone: set freeze: backbone"
-            )
-        if "components" not in method.needs and components != ComponentSpec():
-            raise ConfigError(
-                f"components has settings, but {type(method).__name__} matches none: leave them "
-                "out, or choose ComAlign"
             )
         self.freeze = freeze
         self.fresh_towers = True  # a build gives them: they need not be saved when frozen

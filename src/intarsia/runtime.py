@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -155,7 +156,7 @@ def atomic(path: Path) -> Iterator[Path]:
         yield path
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         yield draft
         _flush(draft, os.O_RDWR)

@@ -101,11 +101,13 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Dims:
-    """The sizes a method must know of its backbone: width D, patch grid (h, w), most tokens N."""
+    """What a method must know of its backbone: width D, patch grid (h, w), most tokens N, and the
+    inverse temperature at which its joint space was trained (None = a fresh space)."""
 
     embed: int
     grid: tuple[int, int]
     context: int
+    scale: float | None = field(default=None, compare=False, repr=False)
 
     @property
     def num_patches(self) -> int:
@@ -221,7 +223,8 @@ class Features(_Batched):
     ``links`` are the known (region, phrase) pairs inside each pair; ``image_crops`` (B,P,D) the
     global vectors of their regions' crops, ``text_phrases`` (B,P,D) those of the phrases alone.
     ``image_parts`` and ``text_parts`` are the components of each side. ``tokens`` are the texts as
-    they went into the tower. None = not computed.
+    they went into the tower, special tokens with them: ``tokens.ids[tokens.mask]`` are those of
+    ``text_tokens[text_mask]``, which may stand elsewhere. None = not computed.
     """
 
     image_global: Tensor | None = None

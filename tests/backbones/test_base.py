@@ -1,8 +1,13 @@
 """What every backbone says of itself by name: sides, depths, layers for LoRA."""
 
+import math
+from dataclasses import replace
+
 import pytest
+import torch
 
 from intarsia.backbones.loading import load_backbone
+from intarsia.methods import Clip, ComAlign, Filip, HarmoClip, Registers
 
 
 @pytest.fixture(params=["hf-clip", "hf-siglip", "openclip", "openclip-siglip", "scenes-resnet"])
@@ -59,3 +64,53 @@ def test_depths_of_a_clip_by_hand(backbone):
     assert depths[f"{vision}.embeddings.patch_embedding.weight"] == 5
     assert depths[f"{text}.embeddings.token_embedding.weight"] == 4
     assert depths[f"{vision}.post_layernorm.bias"] == depths["model.text_projection.weight"] == 0
+
+
+SPACES = {
+    Clip: {"temperature": True},
+    Filip: {"temperature": True, "local_temperature": True},
+    Registers: {"temperature": True, "local_temperature": False},
+    HarmoClip: {"temperature": True, "lexeme_temperature": True, "region_temperature": True},
+}
+
+
+def test_terms_start_at_the_scale_of_the_space_they_start_in(clip_folder, tmp_path):
+    backbone = load_backbone(f"hf:{clip_folder}")
+    backbone.take_temperature(torch.tensor(math.log(42.0)))
+    backbone.export(tmp_path)
+    dims = load_backbone(f"hf:{tmp_path}").dims
+    assert dims.scale == pytest.approx(42.0)
+    for kind, spaces in SPACES.items():
+        method = kind(dims, **({"gr_target": "phrase"} if kind is HarmoClip else {}))
+        for name, own in spaces.items():
+            expected = 42.0 if own else 1 / 0.07
+            assert getattr(method, name)().item() == pytest.approx(expected), (kind, name)
+    for residual, expected in ((True, 42.0), (False, 1 / 0.07)):
+        found = ComAlign(dims, residual=residual, directed=True).temperatures
+        for name, temperature in found.items():
+            start = expected if name != "roles" else 1 / 0.07
+            assert temperature().item() == pytest.approx(start), name
+    assert Clip(replace(dims, scale=117.0)).temperature().item() == pytest.approx(117.0)
+
+
+def test_every_pretrained_space_says_its_scale(any_backbone):
+    fresh = any_backbone.name == "scenes-resnet"
+    assert (any_backbone.dims.scale is None) is fresh
+    if not fresh:
+        before = any_backbone.dims.scale
+        bias = biases(any_backbone)
+        any_backbone.take_temperature(torch.tensor(math.log(2 * before)))
+        for old, new in zip(bias, biases(any_backbone), strict=True):
+            assert new == pytest.approx(2 * old)  # so that the same cosine is as good as not
+
+
+def biases(backbone) -> list[float]:
+    """The bias of a model that was trained by a sigmoid."""
+    others = getattr(backbone, "_other_weights", None)
+    found = backbone.model.logit_bias if others is None and has_bias(backbone) else None
+    found = others.get("logit_bias") if others is not None else found
+    return [] if found is None else [float(found)]
+
+
+def has_bias(backbone) -> bool:
+    return hasattr(backbone.model, "logit_bias")

@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from intarsia.backbones.loading import load_backbone
+from intarsia.errors import BackboneError
 from intarsia.types import Dims
 
 WORDS = ["a", "red", "circle", "above", "blue", "squares", "Two"]
@@ -104,6 +105,21 @@ def test_the_resnets_text_tower_ignores_padding(resnet):
         atol=1e-5,
         rtol=1e-5,
     )
+
+
+@pytest.mark.parametrize(("view", "width"), [("picture", 93), ("surroundings", 47)])
+def test_what_a_patch_sees(view, width):
+    """Of the middle one, by its gradient, where every weight lets everything through."""
+    tower = load_backbone("scenes-resnet", words=WORDS, view=view).vision
+    for weight in tower.parameters():
+        weight.data = weight.data.abs() + 0.01
+    pixels = torch.ones(1, 3, 112, 112, requires_grad=True)
+    tower(pixel_values=pixels).last_hidden_state[0, :, 3, 3].sum().backward()
+    for axis in (2, 3):
+        seen = pixels.grad[0].abs().sum((0, 4 - axis)).nonzero().flatten()
+        assert seen.max() - seen.min() + 1 == width
+    with pytest.raises(BackboneError, match="unknown view 'far': choose from picture, surround"):
+        load_backbone("scenes-resnet", view="far")
 
 
 def test_a_seed_gives_the_same_resnet(resnet):

@@ -89,6 +89,23 @@ def test_an_imported_table_is_evaluated_by_the_same_options(tmp_path):
         (f"{TRAIN} --method Registers --method.layrs 3", "(did you mean layers?)"),
         (f"{TRAIN} --method Clip --method.layers 3", "option of --method Clip 'layers': there is"),
         (f"{TRAIN} --method nowhere.Clip", "--method nowhere.Clip: No module named 'nowhere'"),
+        (f"{TRAIN} --method Registers --method.layers x", "--method.layers x: must be int"),
+        (f"{TRAIN} --method Registers --method.layers=3.5", "--method.layers 3.5: must be int"),
+        (
+            f"{TRAIN} --method Registers --method.negatives bach",
+            "unknown --method.negatives 'bach': choose from batch, both, patches (did you mean "
+            "batch?)",
+        ),
+        (
+            f"{TRAIN} --method Filip --method.local_weight nan",
+            "--method.local_weight nan: must be finite float",
+        ),
+        (f"{TRAIN} --lora.rank x", "--lora.rank x: must be int"),
+        (
+            f"{TRAIN} --validation scenes",
+            "--validation scenes: must be settings of validation, as --validation.name scenes",
+        ),
+        (f"{TRAIN} --trainer.schedule cosine", "as --trainer.schedule.kind cosine"),
         (f"{TRAIN} --trainer.stesp 3", "unknown option --trainer.stesp: did you mean --trainer.s"),
         (f"{TRAIN} --trainer {{{{stesp: 3}}}}", "unknown option of trainer 'stesp': choose from"),
         (f"{TRAIN} --trainer.batch_size x", "--trainer.batch_size x: must be int"),
@@ -124,6 +141,27 @@ def test_a_mistake_is_one_line(line, message, tmp_path, capsys):
         ("nothing: 3", "unknown option of intarsia train 'nothing': choose from backbone, cache"),
         ("trainer: {stesp: 3}", "unknown option of trainer 'stesp'"),
         ("method: {class_path: Clp}", "unknown method 'Clp'"),
+        ("method: 3", "c.yaml: unknown method '3': choose from Clip"),
+        (
+            "method: {class_path: Registers, init_args: {layers: x}}",
+            "c.yaml: --method.layers x: must be int",
+        ),
+        ("method: {class_path: Registers, init_args: 3}", "--method.init_args: must be a mapping"),
+        ("trainer: {batch_size: x}", "c.yaml: --trainer.batch_size x: must be int"),
+        ("lora: {rank: x}", "c.yaml: --lora.rank x: must be int"),
+        (
+            "validation: scenes",
+            "c.yaml: validation: scenes: must be a mapping of settings, as validation: {name: scen",
+        ),
+        (
+            "trainer: {schedule: cosine}",
+            "c.yaml: trainer.schedule: cosine: must be a mapping of settings, as schedule: {kind: ",
+        ),
+        (
+            "lora: 3",
+            "c.yaml: lora: 3: must be a mapping of settings, as lora: {alpha: ...} (there are alpha"
+            ", rank, targets)",
+        ),
         (None, "No such file or directory"),
     ],
 )
@@ -133,6 +171,18 @@ def test_a_mistake_in_a_config_is_one_line(content, message, tmp_path, capsys):
         config.write_text(content, encoding="utf-8")
     line = told(f"{TRAIN} --config {config}".format(out=tmp_path / "out"), capsys)
     assert message in line and ("c.yaml" in line or "method" in line)
+
+
+@pytest.mark.parametrize(
+    ("content", "cure"),
+    [("scenes", "scenes"), ("[scenes]", "..."), ("3", "...")],
+)
+def test_a_config_that_names_the_data_alone_is_told_the_cure(content, cure, tmp_path, capsys):
+    config = tmp_path / "c.yaml"
+    config.write_text(f"data: {content}", encoding="utf-8")
+    line = f"train --backbone scenes-clip --out {tmp_path / 'out'} --config {config}"
+    assert f"{config}: data: " in (found := told(line, capsys))
+    assert found.endswith(f"must be a mapping of settings, as data: {{name: {cure}}}")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ DATA = "--data nothing"  # which is told of when it is read
 def places(tmp_path):
     """A file, in which nothing can be written, and a folder that holds a file."""
     (tmp_path / "file").write_text("", encoding="utf-8")
+    (tmp_path / "mine.json").write_text('{"images": []}', encoding="utf-8")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "model.safetensors").write_text("", encoding="utf-8")
     (tmp_path / "sweep.yaml").write_text(
@@ -47,12 +48,16 @@ def places(tmp_path):
         ("align no.jpg words --model nowhere --out {full}", "it is a folder"),
         ("compare --a no.json --b no.json --json {full}", "it is a folder"),
         ("data check --json {full}", "it is a folder"),
+        (f"evaluate retrieval {DATA} --model nowhere --json {{mine}}", "exists and is no result"),
+        ("compare --a no.json --b b.json --json {mine}", "it exists and is no result"),
+        ("compare --a a.json b.json --b c.json --json b.json", "b.json is one of the results"),
         ("sweep {sweep} --out {file}/out", "cannot write"),
         ("demo --fast --out {file}/demo", "cannot write"),
     ],
 )
 def test_what_cannot_be_written_is_told_before_the_work(line, message, places, capsys):
-    names = {name: places / name for name in ("file", "full")} | {"sweep": places / "sweep.yaml"}
+    names = {name: places / name for name in ("file", "full")}
+    names |= {"sweep": places / "sweep.yaml", "mine": places / "mine.json"}
     with pytest.raises(SystemExit) as stop:
         main(line.format(**names).split())
     told = capsys.readouterr().err.strip().splitlines()

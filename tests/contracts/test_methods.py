@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import intarsia.methods
+from intarsia.errors import ConfigError
 from intarsia.methods import Method
 from intarsia.terms.similarity import paired_scores, pairwise_scores
 from intarsia.types import Components, Dims, Embeddings, Features, Links
@@ -195,3 +196,22 @@ def test_alignment_and_patch_map_have_the_shapes_of_their_sides(method):
     image, text = encoded(method, x)
     assert method.alignment(image, text).ndim == 2
     assert method.patch_map(x, x).shape == (1, DIMS.num_patches)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("Registers", ("lambda_global", "lambda_local")),
+        ("Filip", ("lambda_global", "lambda_local")),
+        ("HarmoClip", ("w_gc", "w_lrc", "w_gr")),
+    ],
+)
+def test_weights_that_learn_nothing_are_refused(name, weights):
+    kind = getattr(intarsia.methods, name)
+    with pytest.raises(ConfigError, match="are all 0: nothing would be learnt"):
+        kind(DIMS, **dict.fromkeys(weights, 0.0))
+    for weight in weights:
+        for value in (-1.0, float("nan"), float("inf")):
+            with pytest.raises(ConfigError, match=f"{weight} is {value}"):
+                kind(DIMS, **{weight: value})
+    kind(DIMS, **{weights[0]: 0.0})

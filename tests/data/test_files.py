@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import intarsia
-from intarsia.data.files import read_csv, read_text
+from intarsia.data.files import read_csv, read_jsonl, read_text
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
 
@@ -109,6 +109,71 @@ def test_a_column_is_never_lost(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'caption' stands twice .* rows of their own"):
         rows(tmp_path, "image,caption,caption\n0,a,b\n", Problems())
     assert rows(tmp_path, "image,caption,,\n0,a,,\n", Problems()) == [["0", "a", ""]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Image,Caption\na,b\n",
+        " image , CAPTION\na, b\n",
+        'image, "caption"\na, "b"\n',
+        "sep=;\nimage;caption\na;b\n",
+        "sep=|\r\nIMAGE|caption\r\na|b\r\n",
+        "sep=,\nimage,caption\na,b\n",
+        "sep=\t\nimage\tcaption\na\tb\n",
+    ],
+)
+def test_a_header_is_understood_as_spreadsheets_and_people_write_it(
+    tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text, encoding="utf-8")
+    ((where, row),) = read_csv(path, COLUMNS, Problems(0))
+    assert row == {"image": "a", "caption": "b"}
+    assert where == f"{path}:{3 if text.startswith('sep') else 2}"
+
+
+def test_a_name_as_it_is_asked_for_goes_before_one_of_another_case(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("Image,image,caption,ID\na,b,c,1\n", encoding="utf-8")
+    ((_, row),) = read_csv(path, COLUMNS, Problems(0), optional=("id",))
+    assert row == {"Image": "a", "image": "b", "caption": "c", "id": "1"}
+    path.write_text("Image,IMAGE,caption\na,b,c\n", encoding="utf-8")
+    with pytest.raises(DataError, match="column 'image' stands twice in the header"):
+        list(read_csv(path, COLUMNS, Problems(0)))
+
+
+def test_blanks_belong_to_the_cells_unless_the_header_has_them_too(tmp_path: Path) -> None:
+    assert rows(tmp_path, "image,caption\na, b\n", Problems(0)) == [["a", " b"]]
+    assert rows(tmp_path, 'image, caption\na, "b, c"\n', Problems(0)) == [["a", "b, c"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "delimiter", "advice"),
+    [
+        ("image;caption\n", ",", "its cells are separated by ';', not ',': put the line sep=; abo"),
+        ('"image";"caption"\n', ",", "broken quoting .*: its cells are separated by ';'"),
+        ("Image;Caption\n", ",", "no column 'image' .*: its cells are separated by ';'"),
+        ("image\tcaption\n", ",", r"separated by '\\t', not ',': name it \.tsv"),
+        ("image,caption\n", "\t", r"separated by ',', not '\\t': put the line sep=, above it"),
+        ("images,caption\n", ",", "no column 'image' .*: rename 'images', if this is it$"),
+        ("image,text\n", ",", r"no column 'caption' in the header \['image', 'text'\]$"),
+    ],
+)
+def test_a_header_that_lacks_a_column_is_told_what_is_likely(
+    tmp_path: Path, text: str, delimiter: str, advice: str
+) -> None:
+    with pytest.raises(DataError, match=advice):
+        rows(tmp_path, text, Problems(), delimiter)
+
+
+def test_a_file_without_rows_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"captions\.txt: has no rows: there is nothing below"):
+        rows(tmp_path, "image,caption\n\n", Problems())
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.jsonl: has no rows: the file is empty"):
+        list(read_jsonl(path, Problems()))
 
 
 READS_AND_WRITES = """

@@ -4,7 +4,7 @@ import pytest
 
 from intarsia.data import layouts
 from intarsia.data.layouts import LAYOUTS, PAPER, Expected, check
-from intarsia.data.readers import OWN_FILES, READERS
+from intarsia.data.readers import GENERATED, OWN_FILES, READERS
 from intarsia.errors import ConfigError
 from intarsia.evaluation.compositional import COMPOSITIONAL
 from intarsia.evaluation.compositional_fgovd import FILES
@@ -61,7 +61,7 @@ def test_pictures_may_lie_in_another_folder(tmp_path: Path) -> None:
 
 
 def test_every_reader_of_a_published_data_set_has_a_layout() -> None:
-    assert set(READERS) - {*OWN_FILES, "scenes"} | {"image_folder"} <= set(LAYOUTS)
+    assert set(READERS) - {*OWN_FILES, *GENERATED} | {"image_folder"} <= set(LAYOUTS)
     assert set(PAPER) | set(COMPOSITIONAL) <= set(LAYOUTS)
     assert {item.path for item in LAYOUTS["fg-ovd"]} == set(FILES.values())
 

@@ -1,15 +1,17 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from intarsia.data.problems import Problems, screened
 from intarsia.errors import DataError
-from intarsia.types import Negative, Record, Region
+from intarsia.types import Negative, Phrase, Record, Region
 
 
 def record(name: str, *captions: str) -> Record:
@@ -89,6 +91,13 @@ def test_screened_keeps_records_without_captions_where_none_are_needed() -> None
     problems = Problems()
     assert len(list(screened([record("a")], problems, need_captions=False))) == 1
     assert len(problems) == 0
+
+
+def test_blanks_before_a_caption_move_its_phrases() -> None:
+    given = Record("a", np.zeros((2, 2, 3), np.uint8), ("  Two men hold  a kite ",))
+    given = replace(given, phrases=(Phrase(0, (2, 9)), Phrase(0, (16, 22))))
+    (found,) = screened([given], Problems())
+    assert [found.phrase_text(phrase) for phrase in found.phrases] == ["Two men", "a kite"]
 
 
 def test_screened_gives_up_early_on_a_hopeless_data_set() -> None:

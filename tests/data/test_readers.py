@@ -43,12 +43,18 @@ def test_the_split_may_stand_in_the_path(captions: Path) -> None:
     assert record.captions == ("a square",)
 
 
-def test_a_file_without_splits_has_no_other_than_all_of_it(captions: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="'file' is one file without splits, so there is no 'val'"
-    ):
-        read("file", captions, "val")
-    assert len(read("file", captions, "test[:1]")) == 1
+def test_a_file_without_splits_says_so(captions: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for split in ("val", "test[:1]"):
+        assert len(read("file", captions, split)) == 1
+    told = [(record.levelname, record.message) for record in caplog.records]
+    assert told == [
+        ("WARNING", f"{captions} has no splits: 'val' is all of it"),
+        ("INFO", f"{captions} has no splits: 'test' is all of it"),
+    ]
+    caplog.clear()
+    read("file", captions.parent / "captions_{split}.csv", "dev")
+    assert not caplog.records
 
 
 def test_a_table_reads_back_what_a_file_gave(captions: Path, tmp_path: Path) -> None:
@@ -94,6 +100,8 @@ def test_every_reader_has_its_name() -> None:
         "image_folder",
         "imagenet",
         "scenes",
+        "scenes_places",
+        "scenes_plain",
     }
 
 

@@ -209,6 +209,20 @@ def test_half_of_the_captions_name_an_absolute_place() -> None:
         assert sum(placed) == 2
 
 
+@pytest.mark.parametrize(("captions", "placed"), [("places", True), ("plain", False)])
+def test_captions_may_all_name_places_or_none(captions: str, placed: bool) -> None:
+    both = zip(SceneSet("train", 30), SceneSet("train", 30, captions=captions), strict=True)
+    for whole, record in both:
+        assert len(record.captions) == 2 and set(record.captions) < set(whole.captions)
+        assert all(any(w for _, w, _ in parse(c)[1]) is placed for c in record.captions)
+        assert np.array_equal(record.image, whole.image) and record.regions == whole.regions
+        for phrase in record.phrases:
+            assert record.phrase_text(phrase) in record.captions[phrase.caption]
+        assert {n.caption for n in record.negatives} <= {0, 1}
+    with pytest.raises(ConfigError, match="unknown captions of scenes 'few': choose from all"):
+        SceneSet(captions="few")
+
+
 def test_some_captions_hold_three_objects() -> None:
     sizes = Counter(len(parse(c)[0]) for r in everything() for c in r.captions)
     assert min(sizes[1], sizes[2], sizes[3], sizes[4]) > 10

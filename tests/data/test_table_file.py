@@ -6,6 +6,7 @@ import pytest
 
 from intarsia.data.order import Part
 from intarsia.data.problems import Problems
+from intarsia.data.readers import read
 from intarsia.data.table_file import table_file
 from intarsia.errors import DataError
 
@@ -129,6 +130,27 @@ def test_another_format_is_fatal(folder: Path, name: str, text: str, message: st
 def test_missing_file_is_fatal(folder: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.csv: cannot be read: No such file"):
         list(table_file(folder / "gone.csv", Problems()))
+
+
+def test_a_folder_is_told_to_be_one(folder: Path) -> None:
+    for name in ("b.tsv", "a.csv", "a.txt"):
+        (folder / name).write_text("image,caption\n", encoding="utf-8")
+    with pytest.raises(DataError, match=f"{folder}: is a folder: name a file in it, as .*/a.csv$"):
+        list(table_file(folder, Problems()))
+    with pytest.raises(DataError, match=r"img: is a folder: name a file \(\.csv, \.tsv, \.jsonl\)"):
+        list(table_file(folder / "img", Problems()))
+
+
+def test_a_file_without_rows_is_told(folder: Path) -> None:
+    (folder / "a.csv").write_text("image,caption\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.csv: has no rows: there is nothing below the header"):
+        read("file", folder / "a.csv")
+
+
+def test_an_id_of_another_case_is_an_id(folder: Path) -> None:
+    (folder / "a.csv").write_text("ID,Image,Caption\n7,img/a.jpg,x\n", encoding="utf-8")
+    (record,) = table_file(folder / "a.csv", Problems(0))
+    assert (record.id, record.captions) == ("7", ("x",))
 
 
 def test_an_id_of_null_is_none(folder: Path) -> None:

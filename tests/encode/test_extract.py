@@ -3,6 +3,7 @@
 import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,6 +145,16 @@ def test_pictures_that_cannot_be_read_are_told_and_stay_out(broken, towers, monk
     assert len(store["image_global"]) == 24 - len(work.views[5]) - len(work.views[11])
     with pytest.raises(DataError, match="1 of 12 records are bad"):
         Work(broken[:12]).images(towers, Store(None, ""), problems=Problems())
+
+
+def test_of_equal_pictures_that_cannot_be_read_each_is_told(records, towers):
+    same = [replace(r, image=b"<html>403") for r in records[:3]]
+    work, problems = Work([*same, *records[3:6]]), Problems(0.6)
+    work.images(towers, Store(None, ""), problems=problems)
+    assert [(p.source, p.field) for p in problems] == [(r.id, "image") for r in records[:3]]
+    assert len({p.reason for p in problems}) == 1
+    with pytest.raises(DataError, match="3 of 6 records are bad"):
+        work.images(towers, Store(None, ""), problems=Problems(0.4))
 
 
 def test_every_text_has_the_states_of_its_real_tokens(towers, backbone, monkeypatch):

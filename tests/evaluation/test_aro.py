@@ -87,16 +87,18 @@ def test_the_box_is_cropped_before_the_model_sees_it(tmp_path, model):
     ("rows", "message"),
     [
         ({"0": {}}, "must be a list of cases, is dict"),
-        ([row(attributes=["a", "b"])], "case 0: lacks the field 'relation_name'"),
-        ([relation("on"), {"filename": "x"}], "case 1: lacks the field 'image_path'"),
-        ([relation("on", bbox_w="8")], "field 'bbox_w' must be int or float, is '8'"),
+        ([row(attributes=["a", "b"])], "case 0: relation_name: is missing; the entry has image_id"),
+        ([relation("on"), {"filename": "x"}], "case 1: image_path: is missing; the entry has file"),
+        ([relation("on", bbox_w="8")], "case 0: bbox_w: must be a number, is '8'"),
+        ([], "no case is left to ask: 0 of 0 records"),
+        ([relation("near")], "no case is left to ask: .*; 1 skipped: a relation that the protocol"),
     ],
 )
 def test_another_format_is_fatal_and_named(tmp_path, rows, message):
     write(tmp_path, RELATION, rows)
     with pytest.raises(DataError, match=message) as caught:
         read_aro(tmp_path, tmp_path, Problems())
-    assert RELATION in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_no_file_at_all(tmp_path):
@@ -127,3 +129,37 @@ def test_bad_boxes_and_captions_are_listed_with_their_place(tmp_path, model):
     assert "(20, 0, 25, 5) is outside of 20 x 10 pixels" in str(list(problems)[2])
     with pytest.raises(DataError, match="raise --max-bad-fraction"):
         aro.evaluate(model, aro.read(tmp_path, tmp_path, Problems(1)), Problems())
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        ({"bbox_x": "5"}, "bbox_x"),
+        ({"bbox_x": True}, "bbox_x"),
+        ({"bbox_h": float("inf")}, "bbox_h"),
+        ({"bbox_h": float("nan")}, "bbox_h"),
+        ({"true_caption": None}, "true_caption"),
+        ({"image_path": 3}, "image_path"),
+        ({"relation_name": ["on"]}, "relation_name"),
+        ({"false_caption": "half a pair: \ud83d"}, "text"),
+        (None, "entry"),
+    ],
+)
+def test_an_ill_typed_entry_is_one_bad_record(tmp_path, bad, field):
+    good = relation("on")
+    path = write(tmp_path, RELATION, [good, good, None if bad is None else good | bad, good])
+    problems = Problems(max_fraction=0.25)
+    assert len(read_aro(tmp_path, tmp_path, problems)) == 3
+    assert [(p.source, p.field) for p in problems] == [(f"{path}: case 2", field)]
+    assert problems.summary().startswith("1 of 4 records are bad (25%)")
+    with pytest.raises(DataError, match=f"case 2: {field}: .*raise --max-bad-fraction"):
+        read_aro(tmp_path, tmp_path, Problems(max_fraction=0.24))
+
+
+def test_what_is_left_out_is_in_the_result(tmp_path, model):
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    write(tmp_path, RELATION, [relation("on"), relation("near"), relation("by")])
+    write(tmp_path, ATTRIBUTION, [row(attributes=["red", "old"])])
+    aro = COMPOSITIONAL["aro"]
+    found = aro.evaluate(model, aro.read(tmp_path, tmp_path, Problems()), Problems())
+    assert found.counted == {"relation_cases_left_out": 2, "attribution_cases_left_out": 1}

@@ -56,10 +56,13 @@ def test_a_missing_file_is_named(root):
     ("text", "message"),
     [
         ("[]", "must be an object of cases, is list"),
-        ('{"0": {"image_path": "x", "true_caption": "y"}}', "case 0: lacks the field 'filename'"),
-        ('{"0": {}, "0": {}}', "case 0: the id is used twice"),
+        (
+            '{"0": {"image_path": "x", "true_caption": "y"}}',
+            "case 0: filename: is missing; the entry has image_path, true_caption",
+        ),
+        ('{"0": {}, "0": {}}', "case 0: id: is used twice"),
         ('{"0": ', "not JSON"),
-        ('{"0": {"filename": "x", "caption": 3}}', "field 'caption' must be str, is 3"),
+        ('{"0": {"filename": "x", "caption": 3}}', "case 0: caption: must be text, is 3"),
     ],
 )
 def test_another_format_is_fatal_and_named(root, text, message):
@@ -67,3 +70,23 @@ def test_another_format_is_fatal_and_named(root, text, message):
     with pytest.raises(DataError, match=message) as caught:
         read_sugarcrepe(root, root, Problems())
     assert "replace_rel.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        ('"8": {"filename": 1, "caption": "a", "negative_caption": "b"}', "filename"),
+        ('"8": [1]', "entry"),
+        (f'"7": {json.dumps(entry())}', "id"),
+        ('"8": {"filename": "x", "caption": "a", "caption": "b", "negative_caption": "c"}', "cap"),
+    ],
+)
+def test_a_bad_entry_is_one_bad_record(root, bad, field):
+    text = (root / "swap_obj.json").read_text()
+    (root / "swap_obj.json").write_text(f"{text[:-1]}, {bad}}}")
+    problems = Problems(max_fraction=1 / 15)
+    assert len(read_sugarcrepe(root, root, problems)) == 14
+    (problem,) = problems
+    assert problem.source == f"{root / 'swap_obj.json'}: case {bad[1]}"
+    assert problem.field.startswith(field)
+    assert problems.summary().startswith("1 of 15 records are bad")

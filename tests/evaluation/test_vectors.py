@@ -5,8 +5,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from intarsia.data.problems import Problems
+from intarsia.data.records import Records
 from intarsia.evaluation import vectors
+from intarsia.evaluation.grounding import evaluate_grounding
+from intarsia.evaluation.harness import PROTOCOLS
+from intarsia.evaluation.region_matching import evaluate_region_negatives
+from intarsia.evaluation.region_retrieval import evaluate_region_retrieval
 from intarsia.evaluation.vectors import gathered, together
+from intarsia.methods import Filip
+from intarsia.model import Model
 from intarsia.types import Embeddings
 
 META, CPU = torch.device("meta"), torch.device("cpu")
@@ -46,3 +54,12 @@ def test_two_sides_meet_on_the_cpu(monkeypatch):
     assert together(there, there) == (there, there)
     monkeypatch.setattr(Embeddings, "cpu", lambda self: "on the CPU")
     assert together(here, there) == ("on the CPU", "on the CPU")
+
+
+def test_whoever_evaluates_leaves_the_model_in_its_mode(backbone, records):
+    model = Model(backbone, Filip(backbone.dims)).train()
+    some = Records.of(records[:3])
+    places = (evaluate_grounding, evaluate_region_negatives, evaluate_region_retrieval)
+    for evaluate in (*PROTOCOLS.values(), *places):
+        evaluate(model, some, Problems())
+        assert all(module.training for module in model.modules()), evaluate.__name__

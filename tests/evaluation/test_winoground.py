@@ -89,5 +89,17 @@ def test_bad_input_is_named(tmp_path):
     assert len(read_winoground(tmp_path, tmp_path, problems)) == 2
     assert [str(p) for p in problems] == [f"{path}:2: id: 1 is used twice"]
     write(tmp_path, {"image": "a.jpg", "caption": "a dog", "id": 1})
-    with pytest.raises(DataError, match=r"examples\.jsonl:1: lacks the field 'image_0'"):
+    with pytest.raises(DataError, match=r"examples\.jsonl:1: image_0: is missing; the entry"):
         read_winoground(tmp_path, tmp_path, Problems())
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [({"id": "2"}, "id"), ({"id": True}, "id"), ({"image_1": 3}, "image_1"), ({"id": 0}, "id")],
+)
+def test_an_ill_typed_example_is_one_bad_row(tmp_path, bad, field):
+    path = write(tmp_path, example(0), example(1) | bad)
+    problems = Problems(max_fraction=0.5)
+    assert len(read_winoground(tmp_path, tmp_path, problems)) == 2
+    assert [(p.source, p.field) for p in problems] == [(f"{path}:2", field)]
+    assert "1 of 2 rows are bad (50%)" in problems.summary()

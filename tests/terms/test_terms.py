@@ -21,6 +21,18 @@ class Nearest(Term):
         return best, best - 0.5 * y.vectors.square().mean((1, 2))
 
 
+class Pooled(Term):
+    """Words that a layer has turned, their mean over real ones: with weights of its own."""
+
+    turn = torch.nn.Linear(4, 4)
+
+    def scores(self, x: Side, y: Side):
+        words = (self.turn(y.vectors) * y.mask[..., None]).sum(1) / y.mask.sum(1)[:, None]
+        own = (x.vectors * x.mask[..., None]).sum(1) / x.mask.sum(1)[:, None]
+        found = own @ words.mT
+        return found, found
+
+
 KINDS = [Dot("whole"), Aligned("slots"), MeanMax("words"), Nearest("slots")]
 
 
@@ -95,6 +107,77 @@ def test_what_enters_an_index_as_one_vector_scores_the_same(term):
 def test_what_does_not_says_so(term):
     with pytest.raises(ShapeError, match=f"no single vector: it enters as {term.entry}"):
         term.index_vectors(embeddings(3, 0))
+
+
+@pytest.mark.parametrize("numbers", [2**22, 12 * 25], ids=["one block", "many blocks"])
+def test_weights_inside_a_term_are_trained(numbers, monkeypatch):
+    monkeypatch.setattr(blockwise, "BLOCK_NUMBERS", numbers)
+    ids = torch.arange(7)
+    image, text = embeddings(7, 0, ids=ids), embeddings(7, 1, ids=ids)
+    term, scale = Pooled("words"), torch.tensor(7.0)
+    weights = [*term.turn.parameters(), image["words"]]
+    ours = torch.autograd.grad(term.contrast(image, text, scale), weights)
+    theirs = torch.autograd.grad(dense_loss(term, image, text, scale, ids), weights)
+    for a, b in zip(ours, theirs, strict=True):
+        assert b.abs().sum() > 0
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "term", [MeanMax("words"), Pooled("words")], ids=lambda t: type(t).__name__
+)
+def test_what_has_no_real_vector_scores_nothing_and_is_left_out(term):
+    image, text = embeddings(5, 0, ids=torch.arange(5)), embeddings(5, 1, ids=torch.arange(5))
+    text.masks["words"][2] = False
+    i2t, t2i = pairwise_scores(image, text, [term])
+    assert (i2t[:, 2] == 0).all() and (t2i[:, 2] == 0).all() and (i2t[:, 1] != 0).all()
+    assert paired_scores(image, text, [term])[0][2] == 0
+    scale = torch.tensor(7.0, requires_grad=True)
+    leaves = image["words"], text["words"], scale
+    found = torch.autograd.grad(term.contrast(image, text, scale), leaves)
+    assert all(grad.isfinite().all() for grad in found) and not found[1][2].any()
+
+
+def test_blocks_of_a_term_are_as_small_as_its_numbers_ask(monkeypatch):
+    monkeypatch.setattr(blockwise, "BLOCK_NUMBERS", 5 * 5 * 4)
+    seen = []
+
+    class Watched(MeanMax):
+        contrast = Term.contrast
+
+        def scores(self, x, y):
+            seen.append((len(x.vectors), len(y.vectors)))
+            return super().scores(x, y)
+
+    image, text = embeddings(6, 0), embeddings(6, 1)
+    Watched("words").contrast(image, text, torch.tensor(7.0))
+    assert max(a * b for a, b in seen) <= 4
+
+
+def test_a_group_with_padding_is_for_terms_that_look_at_masks():
+    image, text = embeddings(3, 0), embeddings(3, 1)
+    with pytest.raises(ShapeError, match="'words' has a mask, which Aligned does not look at"):
+        pairwise_scores(image, text, [Aligned("words")])
+
+
+def test_scores_of_16_bits_are_summed_in_32():
+    class Halved(Nearest):
+        def scores(self, x, y):
+            return tuple(way.bfloat16() for way in super().scores(x, y))
+
+    image, text = embeddings(40, 0), embeddings(40, 1)
+    found = Halved("slots").contrast(image, text, torch.tensor(20.0))
+    exact = Nearest("slots").contrast(image, text, torch.tensor(20.0))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, exact, rtol=0.01, atol=0.01)
+
+
+def test_many_vectors_may_be_none():
+    image, text = (embeddings(3, seed) for seed in (0, 1))
+    for side in (image, text):
+        side.groups["words"], side.masks["words"] = torch.zeros(3, 0, 4), torch.zeros(3, 0).bool()
+    for way in paired_scores(image, text, [MeanMax("words")]):
+        assert torch.equal(way, torch.zeros(3))
 
 
 def test_alignment_is_of_all_vectors_of_the_pair():

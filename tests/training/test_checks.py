@@ -82,9 +82,12 @@ def test_pseudo_links_need_a_method_that_uses_them(backbone):
 
 
 def test_components_without_a_use_are_refused(backbone):
-    Model(backbone, Clip(backbone.dims), components=ComponentSpec())
+    spec = ComponentSpec(num_entities=5)
+    model = Model(backbone, Clip(backbone.dims), components=spec).train()
     with pytest.raises(ConfigError, match="components has settings, but Clip matches none"):
-        Model(backbone, Clip(backbone.dims), components=ComponentSpec(num_entities=5))
+        check(model, trainer(), 8)
+    matching = ComAlign(backbone.dims, num_entities=5)
+    check(Model(backbone, matching, freeze="backbone", components=spec).train(), trainer(), 8)
 
 
 def test_components_need_a_frozen_backbone(backbone):

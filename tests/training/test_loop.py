@@ -19,7 +19,7 @@ from intarsia.encode import pairs as pairs_module
 from intarsia.encode.pairs import LivePairs
 from intarsia.errors import ConfigError, DataError, TrainingError
 from intarsia.identity import RUN_KEYS
-from intarsia.model import ModelSpec, load_model
+from intarsia.model import ModelSpec, config_of, load_model
 from intarsia.training.loop import Trainer
 from intarsia.training.run import DataSpec, train, write_config
 from intarsia.training.schedule import Schedule
@@ -187,14 +187,27 @@ def test_a_finished_run_is_not_overwritten(tmp_path, records):
 
 def test_settings_that_are_new_and_not_set_do_not_stop_a_resumed_run(tmp_path, records):
     train(CLIP, DATA, small(steps=2), tmp_path, records=records, config={"trainer": {"lr": 1}})
+    kept = config_of(tmp_path)
+    assert kept["seed"] == 0 and kept["data"]["name"] == "scenes"
     for trainer, fits in (
         ({"lr": 1, "flip": False, "layer_decay": None}, True),
+        ({"lr": 1, "log_every": 3, "validate_every": 7}, True),
         ({"lr": 1, "flip": True}, False),
         ({"flip": False}, False),
     ):
         context = nullcontext() if fits else pytest.raises(ConfigError, match="differs from")
         with context:
-            write_config(tmp_path, CLIP, {"trainer": trainer}, resume=True)
+            write_config(tmp_path, CLIP, kept | {"trainer": trainer}, resume=True)
+
+
+def test_the_config_of_a_run_from_python_says_how_it_was_trained(tmp_path, records):
+    train(REGISTERS, DATA, small(steps=2, lr=0.01), tmp_path, seed=5, records=records)
+    kept = config_of(tmp_path)
+    assert kept["seed"] == 5 and kept["trainer"]["lr"] == 0.01
+    assert json.loads((tmp_path / "keys.json").read_text())["precision"] == "32-true"
+    assert kept["method"]["init_args"]["negatives"] == "batch"
+    with pytest.raises(ConfigError, match="differs from this run's config"):
+        train(REGISTERS, DATA, small(steps=2), tmp_path, seed=5, records=records, resume=True)
 
 
 def test_a_loss_that_is_not_finite_names_step_records_and_checkpoint(tmp_path, records):
@@ -281,13 +294,17 @@ CACHED = {"accumulate": 2, "ema": 0.9, "clip_grad": 0.5, "save_every": 2}
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_run_steps_as_it_was_told_and_not_as_its_checkpoint_did(tmp_path, records, fused):
-    train(CLIP, DATA, small(steps=4), tmp_path, records=records)
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    stopped = small(steps=6, validate_every=4, save_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(CLIP, DATA, stopped, tmp_path, records=records, validate=interrupted)
     last = tmp_path / "checkpoints" / "last.ckpt"
     state = torch.load(last, weights_only=True)
     for group in state["optimizer"]["param_groups"]:
         group["fused"] = fused
     torch.save(state, last)
-    (tmp_path / "model.safetensors").unlink()
     train(CLIP, DATA, small(steps=6), tmp_path, records=records, resume=True)
     assert losses(tmp_path).keys() == {1, 2, 3, 4, 5, 6}
 

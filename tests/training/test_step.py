@@ -47,6 +47,17 @@ class Words(Method):
         return {"loss": sum(nn.functional.cross_entropy(x, torch.arange(len(x))) for x in losses)}
 
 
+class Captioner(Words):
+    """Its loss pulls at one side alone, and at nothing that is a group."""
+
+    def encode_image(self, x):
+        image = super().encode_image(x)
+        return replace(image, extra={"state": x.image_global})
+
+    def loss(self, image, text):
+        return {"loss": (self.temperature() * image.extra["state"]).square().mean()}
+
+
 @pytest.fixture
 def model(request, backbone):
     method = request.param
@@ -78,7 +89,7 @@ def without_dropout(model):
             module.p = 0.0
 
 
-@of(Clip, Filip, HarmoClip, Registers, Words)
+@of(Clip, Filip, HarmoClip, Registers, Words, Captioner)
 def test_chunks_give_the_gradients_of_the_whole_batch(model, batch):
     without_dropout(model)
     losses, whole = gradients(model, batch, None, share=0.5)

@@ -60,7 +60,8 @@ class HuggingFaceBackbone(Backbone):
         positions = model.config.text_config.max_position_embeddings
         context = context_of(context_length, min(positions, tokenizer.model_max_length), name)
         side = self.transform.size // model.config.vision_config.patch_size
-        self.dims = Dims(self._embed_width(), (side, side), context)
+        scale = model.logit_scale.exp().item()
+        self.dims = Dims(self._embed_width(), (side, side), context, scale)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -73,8 +74,11 @@ class HuggingFaceBackbone(Backbone):
         )
 
     def take_temperature(self, logit_scale: Tensor) -> None:
-        """Make a trained (log) temperature the exported model's own."""
+        """Make a trained (log) temperature the exported model's own; a bias keeps its threshold."""
         with torch.no_grad():
+            bias = getattr(self.model, "logit_bias", None)
+            if bias is not None:
+                bias.mul_((logit_scale - self.model.logit_scale).exp())
             self.model.logit_scale.copy_(logit_scale)
 
     def export(self, folder: Path) -> None:

@@ -56,11 +56,7 @@ def load_backbone(spec: str, *, kept: Path | None = None, **options: Any) -> Bac
         MissingExtraError: the package of ``package:NAME`` is not installed.
     """
     load = _loader(spec) if kept is None else _loader_of_kept(kept, spec)
-    valid = [
-        name
-        for name, parameter in inspect.signature(load).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name not in ("name", "weights")
-    ]
+    valid = _options(load)
     for option in options:
         if option not in valid:
             raise BackboneError(f"{spec}: {unknown('option', option, valid)}")
@@ -69,6 +65,33 @@ def load_backbone(spec: str, *, kept: Path | None = None, **options: Any) -> Bac
     if kept is not None:
         backbone.name = spec
     return backbone
+
+
+def backbone_options(spec: str) -> dict[str, Any]:
+    """All options of what ``spec`` names, as they are unless one is given."""
+    return _options(_loader(spec))
+
+
+def backbone_places(spec: str) -> list[Path]:
+    """The local files and folders that ``spec`` is read from; a name of a hub has none here."""
+    kind, _, rest = spec.partition(":")
+    if kind == "openclip":
+        parts = [rest.partition(":")[2]]
+    elif kind == "hf":
+        parts = [rest]
+    elif kind == "dual":
+        parts = [_model_source(name) for name in rest.rpartition("+")[::2]]
+    else:
+        parts = [spec]
+    return [Path(part) for part in parts if part and Path(part).exists()]
+
+
+def _options(load: Callable[..., Backbone]) -> dict[str, Any]:
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(load).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in ("name", "weights")
+    }
 
 
 def is_base_folder(folder: Path) -> bool:

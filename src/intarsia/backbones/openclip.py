@@ -61,7 +61,9 @@ class OpenClipBackbone(Backbone):
         self.text = text_tower(model.text)
         self._tokenizer = tokenizer
         width, most = _config(arch)["embed_dim"], int(tokenizer.context_length)
-        self.dims = Dims(width, self.vision.grid, context_of(context_length, most, arch))
+        context = context_of(context_length, most, arch)
+        scale = self._other_weights["logit_scale"].exp().item()
+        self.dims = Dims(width, self.vision.grid, context, scale)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -91,8 +93,12 @@ class OpenClipBackbone(Backbone):
         return [*self.vision.towers(), *self.text.towers()]
 
     def take_temperature(self, logit_scale: Tensor) -> None:
-        """Make a trained (log) temperature the exported model's own."""
-        self._other_weights["logit_scale"] = logit_scale.detach().clone()
+        """Make a trained (log) temperature the exported model's own; a bias keeps its threshold."""
+        before = self._other_weights["logit_scale"]
+        if "logit_bias" in self._other_weights:
+            ratio = (logit_scale.detach().cpu() - before.cpu()).exp()
+            self._other_weights["logit_bias"] = self._other_weights["logit_bias"].cpu() * ratio
+        self._other_weights["logit_scale"] = logit_scale.detach().clone().view_as(before)
 
     def export(self, folder: Path) -> None:
         """Write an ordinary open_clip folder, which ``local-dir:FOLDER`` loads anywhere."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
@@ -18,11 +18,17 @@ from transformers import (
     SiglipTextModel,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.resnet.modeling_resnet import ResNetConvLayer
 
 from intarsia.backbones.dual import DualEncoder
 from intarsia.backbones.huggingface import HuggingFaceClip, attention_implementation
 from intarsia.backbones.processing import image_transform
+from intarsia.errors import BackboneError, unknown
 
+View = Literal["picture", "surroundings"]
+POINTWISE: dict[View, int] = {"picture": 0, "surroundings": 2}
+"""In how many of the last stages the second convolution looks at its own place alone."""
+WIDTHS = [32, 64, 128]
 SIZE, CONTEXT = 112, 32
 SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<bos>", "eos_token": "<eos>"}
 
@@ -42,7 +48,9 @@ def load_scenes_clip(*, words: Sequence[str] | None = None) -> HuggingFaceClip:
     return HuggingFaceClip(model, tokenizer, _processor(), name="scenes-clip")
 
 
-def load_scenes_resnet(*, words: Sequence[str] | None = None) -> DualEncoder:
+def load_scenes_resnet(
+    *, words: Sequence[str] | None = None, view: View = "picture"
+) -> DualEncoder:
     """A ResNet (mean-pooled, 7 x 7 patches) beside a text transformer: 0.8 million weights.
 
     Convolutions learn shapes from far fewer scenes than the transformer of ``scenes-clip``, at
@@ -50,14 +58,20 @@ def load_scenes_resnet(*, words: Sequence[str] | None = None) -> DualEncoder:
 
     Args:
         words: as of :func:`load_scenes_clip`.
+        view: what a patch of 16 x 16 pixels sees: 93 x 93 of the 112 x 112, nearly the whole
+            ``picture``, or its ``surroundings``, 47 x 47.
     """
+    if view not in POINTWISE:
+        raise BackboneError(unknown("view", view, POINTWISE))
     name = "scenes-resnet"
     tokenizer = word_tokenizer(_words(words))
     vision = ResNetModel(
-        ResNetConfig(
-            embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic"
-        )
+        ResNetConfig(embedding_size=32, hidden_sizes=WIDTHS, depths=[1, 1, 1], layer_type="basic")
     )
+    for stage, width in list(zip(vision.encoder.stages, WIDTHS, strict=True))[
+        3 - POINTWISE[view] :
+    ]:
+        stage.layers[0].layer[1] = ResNetConvLayer(width, width, kernel_size=1, activation=None)
     text_config = SiglipTextConfig(
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from intarsia.cli.options import LABEL
@@ -45,6 +46,22 @@ def _layout(name: str) -> str:
     return "; ".join(f"{', '.join(paths)} ({source})" for source, paths in sources.items())
 
 
+def _chance_among(negatives: Mapping[str, int]) -> str:
+    """What guessing among a true text and some negatives gives, by the file.
+
+    >>> _chance_among({"color": 10, "pattern": 7, "material": 10})
+    '1/11 = 9.1, rank 6, of color, material (10 negatives); 1/8 = 12.5, rank 4.5, of pattern \
+(7 negatives)'
+    """
+    files: dict[int, list[str]] = {}
+    for name, number in negatives.items():
+        files.setdefault(number, []).append(name)
+    return "; ".join(
+        f"1/{n + 1} = {100 / (n + 1):.1f}, rank {1 + n / 2:g}, of {', '.join(told)} ({n} negatives)"
+        for n, told in files.items()
+    )
+
+
 HALF = "50: one of two captions; a tie is wrong"
 CLASSES = (
     "top-k: k in the number of classes (0.1 and 0.5 for the 1,000 of ImageNet); macro_top1: 1 in it"
@@ -55,7 +72,6 @@ FOLDERS = (
     "(https://image-net.org/download.php)"
 )
 COCO_PICTURES = "--images: COCO's val2017 (http://images.cocodataset.org/zips/val2017.zip)"
-ONE_OF_TEN = 100 / (1 + NUM_NEGATIVES)
 
 ABOUT = {
     "suite": About(
@@ -169,7 +185,6 @@ ABOUT = {
         f"--root: any of {_layout('fg-ovd')}; {COCO_PICTURES}",
         f"of each file ({', '.join(FILES)}) how often the true text is first, and FILE_rank, its "
         "mean rank from 1",
-        f"{ONE_OF_TEN:.1f}, and a rank of {1 + NUM_NEGATIVES / 2:g}, among {NUM_NEGATIVES} "
-        "negatives",
+        _chance_among(NUM_NEGATIVES),
     ),
 }

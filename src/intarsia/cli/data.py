@@ -42,7 +42,7 @@ def _check(arguments: list[str]) -> None:
         help="the folder that holds the data sets' own; an image_folder's own",
     )
     parser.add_argument("--json", type=Path | None, default=None, help="write the findings here")
-    options = parsed(parser, arguments, files=["json"])
+    options = parsed(parser, arguments, results=["json"])
     names = options.names or list(PAPER)
     places = {name: options.root if name in OWN_FILES else options.root / name for name in names}
     findings = [finding for name in names for finding in check(name, places[name])]

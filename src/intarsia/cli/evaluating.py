@@ -335,7 +335,9 @@ def compare(arguments: list[str]) -> None:
     parser.add_argument("--a", type=Path, nargs="+", required=True, help="results, one a seed")
     parser.add_argument("--b", type=Path, nargs="+", required=True, help="results to subtract")
     parser.add_argument("--json", type=Path | None, default=None, help="write the same here")
-    options = parsed(parser, arguments, files=["json"])
+    options = parsed(parser, arguments, results=["json"])
+    if options.json is not None and options.json in [*options.a, *options.b]:
+        raise ConfigError(f"--json {options.json} is one of the results: choose another path")
     sides = [[read_result(path) for path in paths] for paths in (options.a, options.b)]
     found = comparison(*sides)
     screen.print(comparison_table(found))

@@ -67,7 +67,7 @@ def evaluation_parser(protocol: str) -> ArgumentParser:
 
 
 def evaluation_options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    options = parsed(parser, arguments, files=["json"])
+    options = parsed(parser, arguments, results=["json"])
     if options.reuse and options.json is None:
         raise ConfigError("--reuse needs the --json that may be left alone")
     return options
@@ -85,7 +85,7 @@ def measure(
     the model's, of the same questions. ``require`` says before any picture is read what the model
     cannot do."""
     from intarsia.evaluation.result import make_result, write_result
-    from intarsia.identity import result_keys
+    from intarsia.identity import kept_run_keys, result_keys
 
     model, config = open_model(options.model)
     if "components" in model.method.needs:
@@ -98,6 +98,8 @@ def measure(
     if test.blind is not None:
         settings = settings | {"taught_on": asdict(test.blind.taught_on)}
     config |= {"evaluation": settings}
+    if precision := kept_run_keys(Path(options.model)).get("precision"):
+        config |= {"precision": precision}
     keys = result_keys(model, test.items, config | {"protocol": test.protocol})
     if options.reuse and _stands(options.json, keys):
         return

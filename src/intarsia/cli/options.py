@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from intarsia.cli.mistakes import FLAT, mistake
-from intarsia.cli.outputs import require_file, require_folder
+from intarsia.cli.outputs import require_file, require_folder, require_result
 from intarsia.cli.trouble import not_yaml
 from intarsia.errors import ConfigError, unknown
 
@@ -81,6 +81,7 @@ def parsed(
     arguments: Sequence[str],
     *,
     files: Sequence[str] = (),
+    results: Sequence[str] = (),
     folders: Sequence[str] = (),
 ) -> Namespace:
     """The options, whose device is there and whose outputs can be written.
@@ -90,6 +91,7 @@ def parsed(
         arguments: as the user has typed them; an option may be spelt with ``-`` or ``_``, and the
             data's as they are nested in configs or not.
         files: options that name a file to be written, if they are given.
+        results: the same of results, which take no other file's place.
         folders: options that name a folder.
 
     Raises:
@@ -105,7 +107,8 @@ def parsed(
         raise ConfigError(mistake(str(error), parser, configs)) from error
     if "device" in options:
         require_device(options.device)
-    for names, require in ((files, require_file), (folders, require_folder)):
+    outputs = (files, require_file), (results, require_result), (folders, require_folder)
+    for names, require in outputs:
         for name in names:
             if options[name] is not None:
                 require(options[name])

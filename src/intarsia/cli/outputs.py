@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from intarsia.errors import ConfigError
+
+OURS = {"protocol", "findings"}
+"""Keys of results, comparisons and checks of data, which may be written anew."""
 
 
 def require_file(path: Path) -> None:
@@ -21,6 +25,24 @@ def require_file(path: Path) -> None:
             raise ConfigError(f"cannot write {path}: permission denied")
         return
     _require_place(path, path.absolute().parent)
+
+
+def require_result(path: Path) -> None:
+    """
+    Raises:
+        ConfigError: No file can be written at ``path``, or what is there is not of our own making.
+    """
+    require_file(path)
+    if path.is_file() and path.stat().st_size and not _is_ours(path):
+        raise ConfigError(f"cannot write {path}: it exists and is no result; choose another path")
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and not OURS.isdisjoint(found)
 
 
 def require_folder(path: Path) -> None:

@@ -147,7 +147,6 @@ def _run_asked_for(arguments: list[str]) -> tuple[Any, ModelSpec, dict[str, Any]
     )
     names = ("data", "trainer", "init", "seed", "validation", "lora", "pseudo")
     ready, kept = _instantiated(parser, options), {key: plain[key] for key in names}
-    kept["trainer"]["precision"] = ready.trainer.precision  # as it was chosen, of "auto"
     return ready, spec, kept
 
 
@@ -310,8 +309,8 @@ def sweep(arguments: list[str]) -> None:
 
 
 def _require_options(file: Path, sweep: Sweep) -> None:
-    """Before anything is trained: every row, the tuning and every evaluation have options that
-    there are.
+    """Before anything is trained: every row, the tuning and every evaluation have options and data
+    that there are, and the evaluations the sweep's metrics.
 
     Raises:
         ConfigError: One has not; it is named.
@@ -319,22 +318,34 @@ def _require_options(file: Path, sweep: Sweep) -> None:
     import shlex
 
     from intarsia.cli.evaluating import protocol_parser
+    from intarsia.sweep import metrics_of, require_metrics
     from intarsia.sweep.file import arguments, run_arguments
+    from intarsia.training.run import DataSpec
 
+    read = cache(lambda data: data.read(data.problems()))
     base = ["--config", sweep.config, "--out", "out"]
-    for name, options in sweep.all_rows().items():
-        if sweep.trained_row(name) == name:
-            with _named(f"{file}: row {name!r}"):
-                parsed(train_parser(), [*base, *run_arguments(sweep, options, 0)])
-    if sweep.tune is not None:
-        with _named(f"{file}: tune"):
-            parsed(tune_parser(), ["--model", "model", *arguments(sweep.tune, 0)])
-    for asked in sweep.evaluate:
-        rest = dict(asked)
-        protocol, *given = shlex.split(str(rest.pop("protocol")))
-        with _named(f"{file}: evaluate {protocol}"):
-            given += ["--model", "model", *arguments(rest, 0)]
-            parsed(protocol_parser(protocol), given)
+    metrics: set[str] = set()
+    for seed in sweep.seeds:
+        for name, options in sweep.all_rows().items():
+            if sweep.trained_row(name) == name:
+                with _named(f"{file}: row {name!r}"):
+                    row = parsed(train_parser(), [*base, *run_arguments(sweep, options, seed)])
+                    _key_of(DataSpec(**row.data.as_dict()))
+                    if row.validation is not None:
+                        read(DataSpec(**row.validation.as_dict()))
+        if sweep.tune is not None:
+            with _named(f"{file}: tune"):
+                given = ["--model", "model", *arguments(sweep.tune, seed)]
+                read(data_of(parsed(tune_parser(), given)))
+        for asked in sweep.evaluate:
+            rest = dict(asked)
+            protocol, *given = shlex.split(str(rest.pop("protocol")))
+            with _named(f"{file}: evaluate {protocol}"):
+                given += ["--model", "model", *arguments(rest, seed)]
+                found = parsed(protocol_parser(protocol), given)
+                metrics |= metrics_of(protocol, found.as_dict(), read)
+    with _named(str(file)):
+        require_metrics(sweep, metrics)
 
 
 @contextmanager

@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from intarsia.data.problems import Problems
-from intarsia.errors import DataError
+from intarsia.errors import DataError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ MARKS = {  # the longer first: UTF-16's is the beginning of UTF-32's
     BOM_UTF16_BE: "utf-16",
     BOM_UTF8: "utf-8-sig",
 }
+SEPARATORS = ",;|\t"  # of cells
 LONGEST_CELL = 2**31 - 1  # characters
 TOLD_FROM = 5 * 10**7  # bytes that take more than two seconds to parse
 
@@ -98,18 +101,33 @@ def format_of(path: Path) -> Iterator[None]:
 
 
 def read_csv(
-    path: Path, columns: Collection[str], problems: Problems, delimiter: str = ","
+    path: Path,
+    columns: Collection[str],
+    problems: Problems,
+    delimiter: str = ",",
+    *,
+    optional: Collection[str] = (),
 ) -> Iterator[Row]:
     """The rows of a file with a header; rows of another length than it go to ``problems``.
 
     So does a line of broken quoting, which costs only itself. Where cells are separated by tabs
     such a line is taken as it is written: in a tsv a quotation mark is mostly no quoting.
 
+    A first line ``sep=;``, as Excel writes it, says what separates the cells. Case and blanks
+    around the names of ``columns`` and of ``optional`` ones do not count; where every name but the
+    first has a blank before it, so have the cells, and it is none of theirs.
+
     Raises:
-        DataError: The header lacks one of ``columns``, or names a column twice.
+        DataError: The header lacks one of ``columns``, or names a column twice; or it is all that
+            there is.
     """
-    rows = _cells(list(StringIO(read_text(path))), delimiter)
-    header = _header(path, next((cells for _, cells in rows), []), columns)
+    lines = list(StringIO(read_text(path)))
+    if declared := re.fullmatch(rf"sep=([{SEPARATORS}])\n?", lines[0] if lines else ""):
+        delimiter, lines[0] = declared[1], "\n"
+    head = _Head(path, next((line for line in lines if line.strip()), ""), delimiter)
+    rows = _cells(lines, delimiter, head.is_spaced)
+    header = head.names(next((cells for _, cells in rows), []), columns, optional)
+    number = None
     for number, cells in rows:
         where = f"{path}:{number}"
         if isinstance(cells, csv.Error):
@@ -120,11 +138,20 @@ def read_csv(
         else:
             problems.seen(kind="rows")
             yield where, dict(zip(header, cells, strict=True))
+    if number is None:
+        raise DataError(f"{path}: has no rows: there is nothing below the header {header}")
 
 
 def read_jsonl(path: Path, problems: Problems) -> Iterator[Row]:
-    """The objects of a file with one a line; other lines go to ``problems``."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    """The objects of a file with one a line; other lines go to ``problems``.
+
+    Raises:
+        DataError: There is no line.
+    """
+    text = read_text(path)
+    if not text.strip():
+        raise DataError(f"{path}: has no rows: the file is empty")
+    for number, line in enumerate(text.split("\n"), start=1):
         where = f"{path}:{number}"
         if not line.strip():
             continue
@@ -153,26 +180,67 @@ def existing_folder(root: Path, names: Collection[str]) -> Path:
     raise DataError(f"{root}: no folder of pictures: looked for {', '.join(names)}")
 
 
-def _header(path: Path, cells: list[str] | csv.Error, columns: Collection[str]) -> list[str]:
-    if isinstance(cells, csv.Error):
-        raise DataError(f"{path}:1: broken quoting in the header: {cells}")
-    if missing := [name for name in columns if name not in cells]:
-        raise DataError(f"{path}: no column {missing[0]!r} in the header {cells}")
-    if twice := [name for name, count in Counter(cells).items() if name and count > 1]:
-        raise DataError(
-            f"{path}: column {twice[0]!r} stands twice in the header {cells}: rename one of them; "
-            "several captions of a picture are rows of their own"
-        )
-    return cells
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The line of a file that names its columns."""
+
+    path: Path
+    line: str
+    delimiter: str
+
+    @property
+    def is_spaced(self) -> bool:
+        _, *others = self.line.split(self.delimiter)
+        return bool(others) and all(name.startswith(" ") for name in others)
+
+    def names(
+        self, cells: list[str] | csv.Error, columns: Collection[str], optional: Collection[str]
+    ) -> list[str]:
+        """Of the columns, those that are known as they are asked for.
+
+        >>> _Head(Path(), "", ",").names(["Image", " id ", "Note"], ["image"], ["id"])
+        ['image', 'id', 'Note']
+        """
+        if isinstance(cells, csv.Error):
+            advice = self._advice(next(iter(columns)))
+            raise DataError(f"{self.path}:1: broken quoting in the header: {cells}{advice}")
+        found = [cell.strip() for cell in cells]
+        known = {name.casefold(): name for name in (*columns, *optional) if name not in found}
+        found = [known.get(name.casefold(), name) for name in found]
+        if missing := [name for name in columns if name not in found]:
+            told = f"no column {missing[0]!r} in the header {cells}"
+            raise DataError(f"{self.path}: {told}{self._advice(missing[0])}")
+        if twice := [name for name, count in Counter(found).items() if name and count > 1]:
+            raise DataError(
+                f"{self.path}: column {twice[0]!r} stands twice in the header {cells}: rename one "
+                "of them; several captions of a picture are rows of their own"
+            )
+        return found
+
+    def _advice(self, missing: str) -> str:
+        """What is likely the matter with a header that lacks a column."""
+        for mark in SEPARATORS.replace(self.delimiter, ""):
+            if mark in self.line and missing in _plain_names(self.line, mark):
+                cure = "name it .tsv" if mark == "\t" else f"put the line sep={mark} above it"
+                return f": its cells are separated by {mark!r}, not {self.delimiter!r}: {cure}"
+        near = nearest(missing, _plain_names(self.line, self.delimiter))
+        return f": rename {near!r}, if this is it" if near else ""
 
 
-def _cells(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
+def _plain_names(line: str, separator: str) -> list[str]:
+    return [name.strip(" \"'\n").casefold() for name in line.split(separator)]
+
+
+def _cells(
+    lines: Sequence[str], delimiter: str, is_spaced: bool
+) -> Iterator[tuple[int, list[str] | csv.Error]]:
     """Each row with the number of its first line; after a broken line reading goes on behind it."""
     csv.field_size_limit(LONGEST_CELL)
     start = 0
     while start < len(lines):
         first = start
-        reader = csv.reader(islice(lines, first, None), delimiter=delimiter, strict=True)
+        some = islice(lines, first, None)
+        reader = csv.reader(some, delimiter=delimiter, strict=True, skipinitialspace=is_spaced)
         try:
             for cells in reader:
                 if delimiter == "\t" and any("\n" in c and "\t" in c for c in cells):

@@ -14,7 +14,7 @@ from typing import Literal
 
 from intarsia.data.paths import located
 from intarsia.errors import DataError
-from intarsia.types import Record
+from intarsia.types import Phrase, Record
 
 HALF = "has half a character (a lone surrogate)"
 EARLY = 100  # records to see before giving up in the middle of a data set
@@ -221,7 +221,8 @@ def screened(
         if not all(map(is_unicode, _fixed_texts(found))):
             problems.add(_source(record), "text", HALF)
             continue
-        captions = tuple(caption.strip() for caption in found.captions)
+        captions = tuple(map(str.strip, found.captions))
+        moved = [len(text) - len(text.lstrip()) for text in found.captions]
         for index, caption in enumerate(captions):
             if not caption:
                 problems.add(_source(record), f"captions[{index}]", "empty")
@@ -229,10 +230,17 @@ def screened(
                 problems.add(_source(record), f"captions[{index}]", HALF)
         captions = tuple(caption for caption in captions if caption and is_unicode(caption))
         if captions or not need_captions:
-            yield replace(found, captions=captions)
+            phrases = tuple(_earlier(phrase, moved[phrase.caption]) for phrase in found.phrases)
+            yield replace(found, captions=captions, phrases=phrases)
         else:
             problems.add(_source(record), "captions", "none")
     problems.check()
+
+
+def _earlier(phrase: Phrase, places: int) -> Phrase:
+    """The phrase in a caption that has lost so many characters before it."""
+    start, end = (max(0, place - places) for place in phrase.span)
+    return replace(phrase, span=(start, end)) if places else phrase
 
 
 def _fixed_texts(record: Record) -> Iterator[str]:

@@ -56,11 +56,9 @@ def read(
         DataError: The data are not there or of another format, or too many records are bad.
     """
     split, part = parsed(split)
-    if name in WHOLE_FILES and split not in WHOLE_NAMES and "{split}" not in str(root):
-        raise ConfigError(
-            f"the data set {name!r} is one file without splits, so there is no {split!r} in it: "
-            "put {split} in its path, take a slice (train[:90%]), or leave --split out"
-        )
+    if name in WHOLE_FILES and "{split}" not in str(root):
+        level = logging.INFO if split in WHOLE_NAMES else logging.WARNING
+        logger.log(level, "%s has no splits: %r is all of it", root or name, split)
     place = Path(str(place_of(name, root)).replace("{split}", split))
     problems = Problems() if problems is None else problems
     records = Records.of(READERS[name](place, split, problems, part))
@@ -89,12 +87,21 @@ def place_of(name: str, root: Path | None = None) -> Path:
     return root or data_root() / name
 
 
-def _scenes(_: Path, split: str, problems: Problems, part: Part = WHOLE) -> Iterator[Record]:
-    from intarsia.data.scenes import SceneSet
+GENERATED = {"scenes": "all", "scenes_places": "places", "scenes_plain": "plain"}
+"""Data sets without files, and which captions their scenes have."""
 
-    scenes = SceneSet(split)
-    chosen = part.of(range(len(scenes)), scenes.id_of)
-    return distinct((scenes[index] for index in chosen), problems)
+
+def _scenes(captions: str) -> Reader:
+    def read_scenes(
+        _: Path, split: str, problems: Problems, part: Part = WHOLE, /
+    ) -> Iterator[Record]:
+        from intarsia.data.scenes import SceneSet
+
+        scenes = SceneSet(split, captions=captions)
+        chosen = part.of(range(len(scenes)), scenes.id_of)
+        return distinct((scenes[index] for index in chosen), problems)
+
+    return read_scenes
 
 
 READERS: dict[str, Reader] = {
@@ -111,7 +118,7 @@ READERS: dict[str, Reader] = {
     "table": lambda root, _, problems, part=WHOLE: read_table(root, problems, part),
     "image_folder": image_folder,
     "imagenet": image_folder,
-    "scenes": _scenes,
+    **{name: _scenes(captions) for name, captions in GENERATED.items()},
 }
 WHOLE_FILES = ("file", "webdataset", "table")
 WHOLE_NAMES = ("train", "test", "all")

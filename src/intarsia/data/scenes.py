@@ -45,6 +45,13 @@ __all__ = ["HELD_OUT", "SPLITS", "SceneSet", "scenes", "vocabulary"]
 SPLITS = {"train": 20_000, "val": 1_000, "test": 1_000, "compositional": 1_000}
 """Splits and how many records they have unless told otherwise."""
 
+CAPTIONS = {
+    "all": ("relation", "places", "many", "mixed"),
+    "places": ("places", "mixed"),
+    "plain": ("relation", "many"),
+}
+"""Which kinds of captions a record has."""
+
 SEEN = tuple((c, s) for c in COLOURS for s in SHAPES if (c, s) not in HELD_OUT)
 HOSTS = ("circle", "square")  # shapes roomy enough for a small object inside
 CONTACT_SHARE = 0.3
@@ -66,13 +73,30 @@ class SceneSet:
     each kind in :data:`intarsia.data.scene_text.CHANGES`. Every scene of ``compositional`` holds
     and every caption there names a pair of :data:`HELD_OUT`, which no other split ever does.
 
+    Args:
+        split: one of ``SPLITS``.
+        num: how many records; None = as many as the split has.
+        seed: another seed makes other scenes.
+        captions: one of ``CAPTIONS``; with fewer than all, a record has the two of them that name
+            absolute places, or the two that do not, and no negatives of the others.
+
     Raises:
-        ConfigError: the split is unknown.
+        ConfigError: the split or the kind of captions is unknown.
     """
 
-    def __init__(self, split: str = "train", num: int | None = None, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        split: str = "train",
+        num: int | None = None,
+        *,
+        seed: int = 0,
+        captions: str = "all",
+    ) -> None:
         if split not in SPLITS:
             raise ConfigError(unknown("split of scenes", split, SPLITS))
+        if captions not in CAPTIONS:
+            raise ConfigError(unknown("captions of scenes", captions, CAPTIONS))
+        self.captions = captions
         self.split = split
         self.num = SPLITS[split] if num is None else num
         self.seed = seed
@@ -100,7 +124,9 @@ class SceneSet:
     def _record(self, index: int, *, pictures: bool) -> Record:
         name = self.id_of(index)
         rng = Random(name)
-        scene, captions = _draw(rng, is_novel=self.split == "compositional")
+        scene, every = _draw(rng, is_novel=self.split == "compositional")
+        kinds = CAPTIONS[self.captions]
+        captions = tuple(caption for caption in every if caption.statement.kind in kinds)
         return Record(
             id=name,
             image=render(scene.things, scene.ground) if pictures else b"",

@@ -25,17 +25,30 @@ def table_file(path: Path, problems: Problems, part: Part = WHOLE) -> Iterator[R
     unless given.
 
     Raises:
-        DataError: The file is missing, unreadable or lacks a column, or too many rows are bad.
+        DataError: The file is missing, unreadable, a folder or without rows, lacks a column, or too
+            many rows are bad.
     """
     suffix = path.suffix.lower()
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder: {_files_in(path)}")
     if suffix in DELIMITERS:
-        rows = read_csv(path, ("image", "caption"), problems, DELIMITERS[suffix])
+        required, separator = ("image", "caption"), DELIMITERS[suffix]
+        rows = read_csv(path, required, problems, separator, optional=("id",))
     elif suffix == ".jsonl":
         rows = read_jsonl(path, problems)
     else:
         raise DataError(f"{path}: {unknown('suffix', path.suffix, [*DELIMITERS, '.jsonl'])}")
     records = _gather(rows, path.parent, problems)
     yield from screened(ordered(records, lambda record: record.id, part), problems)
+
+
+def _files_in(folder: Path) -> str:
+    """Which file was likely meant instead of its folder, as advice."""
+    suffixes = [*DELIMITERS, ".jsonl"]
+    found = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in suffixes)
+    if found:
+        return f"name a file in it, as {folder / found[0]}"
+    return f"name a file ({', '.join(suffixes)}); pictures sorted by class are --data image_folder"
 
 
 def _gather(rows: Iterable[Row], folder: Path, problems: Problems) -> Iterator[Record]:

@@ -19,7 +19,7 @@ from intarsia.data.problems import Problems
 from intarsia.data.records import Records
 from intarsia.encode.lines import JsonLines
 from intarsia.encode.views import WHOLE, View, key_of
-from intarsia.errors import DataError
+from intarsia.errors import ConfigError, DataError
 from intarsia.runtime import bar, chunks, in_threads
 from intarsia.types import Box, Record, Region
 
@@ -45,6 +45,11 @@ class ComponentSpec:
     num_entities: int = 10
     num_relations: int = 10
     whole_image: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("num_entities", "num_relations"):
+            if (number := getattr(self, name)) < 0:
+                raise ConfigError(f"components.{name} is {number}: choose 0 or more")
 
 
 @dataclass(frozen=True, slots=True)

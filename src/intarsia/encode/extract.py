@@ -93,11 +93,28 @@ def extract_images(
                 for name, field in names.items():
                     store[name].add(some, states.require(field))
             advance(len(some))
+    bad += _alike(records, keys, todo, bad)
     for problem in chain.from_iterable(crew.gather(bad)):
         problems.add(problem.source, problem.field, problem.reason)
     if bad or crew.world > 1:
         problems.check()
     store.refresh()
+
+
+def _alike(
+    records: Records, keys: Sequence[Sequence[bytes]], tried: Sequence[int], bad: Sequence[Problem]
+) -> list[Problem]:
+    """What is bad of the pictures that were not tried because they are the same as one that was."""
+    if not bad:
+        return []
+    reasons = {problem.source: problem.reason for problem in bad}
+    known = {keys[i][0]: reasons.get(records.id_of(i)) for i in tried}
+    rest = set(range(len(keys))) - set(tried)
+    return [
+        Problem(records.id_of(i), "image", reason)
+        for i in sorted(rest)
+        if keys[i] and (reason := known.get(keys[i][0]))
+    ]
 
 
 def extract_texts(

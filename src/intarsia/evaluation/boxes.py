@@ -132,7 +132,6 @@ def rank_boxes(
     """
     if not categories:
         raise DataError("there are no categories: no region of any record has a label")
-    model.eval()
     names = [category.name for category in categories]
     numbers = {name: number for number, name in enumerate(names)}
     cases = (
@@ -161,7 +160,8 @@ def rank_boxes(
 
 @contextmanager
 def square_input(model: Model, size: int | None) -> Iterator[None]:
-    """Inside, the backbone takes squares of ``size`` pixels (None = its own) and cuts nothing off.
+    """Inside, the backbone takes squares of ``size`` pixels (None = its own) and cuts nothing off;
+    the model is in evaluation mode.
 
     Vision transformers interpolate their positions; the patch grid grows with the input.
 
@@ -171,8 +171,8 @@ def square_input(model: Model, size: int | None) -> Iterator[None]:
     backbone, method = model.backbone, model.method
     transform, dims = backbone.transform, backbone.dims
     h, w = dims.grid
-    size = size or transform.size
-    if size * h % transform.size or size * w % transform.size:
+    size = transform.size if size is None else size
+    if size < 1 or size * h % transform.size or size * w % transform.size:
         side = transform.size // h
         raise ConfigError(
             f"input size {size} does not hold whole patches: take a multiple of {side}"
@@ -181,7 +181,8 @@ def square_input(model: Model, size: int | None) -> Iterator[None]:
     backbone.transform = replace(transform, size=size, mode="squash")
     backbone.dims = method.dims = replace(dims, grid=grid)
     try:
-        yield
+        with model.asked():
+            yield
     finally:
         backbone.transform = transform
         backbone.dims = method.dims = dims

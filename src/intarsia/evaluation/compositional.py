@@ -16,7 +16,7 @@ name           files in the root                           metrics (percent)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -24,7 +24,7 @@ from torch import Tensor
 from intarsia.data.problems import Problems
 from intarsia.evaluation.blind import NgramModel, blind_scores
 from intarsia.evaluation.compositional_aro import aro_outcomes, read_aro
-from intarsia.evaluation.compositional_cases import Case, score_cases
+from intarsia.evaluation.compositional_cases import Case, Cases, by_case, score_cases
 from intarsia.evaluation.compositional_fgovd import fgovd_outcomes, read_fgovd
 from intarsia.evaluation.compositional_sugarcrepe import read_sugarcrepe, sugarcrepe_outcomes
 from intarsia.evaluation.compositional_svo import read_svo, svo_outcomes
@@ -43,18 +43,19 @@ class Benchmark:
     outcomes: Callable[[Sequence[Case], Tensor], dict[str, Outcomes]]
 
     def evaluate(self, model: Model, cases: Sequence[Case], problems: Problems) -> Evaluation:
-        """What ``model`` scores on the cases whose picture can be shown.
+        """What ``model`` scores on the cases whose picture can be shown; what the protocol leaves
+        out of the files is ``counted``.
 
         Raises:
             DataError: Too many pictures cannot, or a score is NaN.
         """
-        return self._evaluation(*score_cases(model, cases, problems))
+        found = self._evaluation(*score_cases(model, cases, problems))
+        return replace(found, counted=cases.left_out) if isinstance(cases, Cases) else found
 
     def blind(self, cases: Sequence[Case], language: NgramModel) -> Evaluation:
         """What a language model scores without the pictures (:mod:`intarsia.evaluation.blind`)."""
-        size = len(cases[0].texts)
         flat = blind_scores([text for case in cases for text in case.texts], language)
-        return self._evaluation(cases, flat.view(-1, size))
+        return self._evaluation(cases, by_case(flat, cases))
 
     def _evaluation(self, cases: Sequence[Case], scores: Tensor) -> Evaluation:
         require_no_nan(scores.float().numpy(force=True), "the scores (case, text)")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -14,8 +14,11 @@ from intarsia.data.files import read_json
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
 from intarsia.evaluation.compositional_cases import (
-    NUMBER,
     Case,
+    Cases,
+    Entry,
+    LeftOut,
+    box_of,
     picture_ids,
     require_fields,
     screened_cases,
@@ -26,7 +29,7 @@ from intarsia.evaluation.metrics import Outcomes
 RELATION, ATTRIBUTION = "visual_genome_relation.json", "visual_genome_attribution.json"
 FIELDS = {
     "image_path": str,
-    **{f"bbox_{name}": NUMBER for name in "xywh"},
+    **{f"bbox_{name}": float for name in "xywh"},
     "true_caption": str,
     "false_caption": str,
 }
@@ -62,23 +65,21 @@ LEFT_OUT = frozenset(
 )
 
 
-def read_aro(root: Path, images: Path, problems: Problems) -> list[Case]:
+def read_aro(root: Path, images: Path, problems: Problems) -> Cases:
     """The cases of the two files in ``root``, one of which may be missing.
 
     Relations that the protocol leaves out and attribute pairs with fewer than 25 cases are skipped
     and counted. A box is cut off at the picture's border.
 
     Raises:
-        DataError: Neither file is there, one is of another format, or too many cases are bad.
+        DataError: Neither file is there, one is no list, too many cases are bad, or none is left.
     """
-    if not any((root / name).is_file() for name in (RELATION, ATTRIBUTION)):
+    readers = {RELATION: _relations, ATTRIBUTION: _attributes}
+    there = [name for name in readers if (root / name).is_file()]
+    if not there:
         raise DataError(f"{root}: neither {RELATION} nor {ATTRIBUTION} is there")
-    cases: list[Case] = []
-    if (root / RELATION).is_file():
-        cases += screened_cases(_relations(root / RELATION, images, problems), problems)
-    if (root / ATTRIBUTION).is_file():
-        cases += screened_cases(_attributes(root / ATTRIBUTION, images, problems), problems)
-    return cases
+    found = (readers[name](root / name, images, problems) for name in there)
+    return screened_cases(chain.from_iterable(found), problems, root)
 
 
 def aro_outcomes(cases: Sequence[Case], scores: Tensor) -> dict[str, Outcomes]:
@@ -97,38 +98,43 @@ def aro_outcomes(cases: Sequence[Case], scores: Tensor) -> dict[str, Outcomes]:
     return outcomes
 
 
-def _relations(path: Path, images: Path, problems: Problems) -> Iterator[Case]:
-    for where, row in _rows(path, {**FIELDS, "relation_name": str}):
+def _relations(path: Path, images: Path, problems: Problems) -> Iterator[Case | LeftOut]:
+    for where, row in _rows(path, {**FIELDS, "relation_name": str}, problems):
         if row["relation_name"] in LEFT_OUT:
-            problems.skip("a relation that the protocol leaves out")
+            reason = "a relation that the protocol leaves out"
+            yield LeftOut("relation_cases_left_out", reason)
         else:
             yield _case(where, row, images, "relation", row["relation_name"])
 
 
-def _attributes(path: Path, images: Path, problems: Problems) -> Iterator[Case]:
+def _attributes(path: Path, images: Path, problems: Problems) -> Iterator[Case | LeftOut]:
     rows = [
         (where, row, "_".join(str(name) for name in row["attributes"]))
-        for where, row in _rows(path, {**FIELDS, "attributes": list})
+        for where, row in _rows(path, {**FIELDS, "attributes": list}, problems)
     ]
     count = Counter(pair for _, _, pair in rows)
     for where, row, pair in rows:
         if count[pair] < MIN_CASES:
-            problems.skip(f"an attribute pair with fewer than {MIN_CASES} cases")
+            reason = f"an attribute pair with fewer than {MIN_CASES} cases"
+            yield LeftOut("attribution_cases_left_out", reason)
         else:
             yield _case(where, row, images, "attribution", pair)
 
 
-def _rows(path: Path, fields: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(
+    path: Path, fields: Mapping[str, type], problems: Problems
+) -> Iterator[tuple[str, Entry]]:
+    """The entries that have these fields, each with where it stands; others are bad records."""
     data = read_json(path)
     if not isinstance(data, list):
         raise DataError(f"{path}: must be a list of cases, is {type(data).__name__}")
     for index, row in enumerate(data):
         where = f"{path}: case {index}"
-        yield where, require_fields(row, fields, where)
+        with problems.entry(where, "records"):
+            yield where, require_fields(row, fields)
 
 
-def _case(where: str, row: dict[str, Any], images: Path, kind: str, stratum: str) -> Case:
-    x, y, width, height = (row[f"bbox_{name}"] for name in "xywh")
+def _case(where: str, row: Entry, images: Path, kind: str, stratum: str) -> Case:
     texts = row["true_caption"], row["false_caption"]
-    box = (x, y, x + width, y + height)
+    box = box_of([row[f"bbox_{name}"] for name in "xywh"])
     return Case(where, images / row["image_path"], texts, kind, stratum, box)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from intarsia.data.images import AnyImage, load_image
-from intarsia.data.problems import EARLY, Problems
+from intarsia.data.problems import EARLY, HALF, BadField, Problems, is_unicode
 from intarsia.errors import DataError
 from intarsia.evaluation.metrics import Array
 from intarsia.evaluation.vectors import both_ways, distinct
@@ -22,8 +25,9 @@ from intarsia.runtime import progress
 from intarsia.types import Box
 
 CASES_AT_ONCE = 128  # bounds the memory: pictures and embeddings of one block are kept
-NUMBER = (int, float)
-Kind = type | tuple[type, ...]
+MOST = 10**9  # of a number: what is greater, infinite or none at all is no place in a picture
+CALLED = {str: "text", int: "a whole number", float: "a number", list: "a list"}
+Entry = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,47 +47,109 @@ class Case:
     box: Box | None = None
 
 
-def require_fields(row: Any, kinds: Mapping[str, Kind], where: str) -> dict[str, Any]:
-    """``row`` if it is a JSON object with these fields of these types.
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A case that the protocol does not ask: why, and what such are called in a result's counts."""
+
+    name: str
+    reason: str
+
+
+class Cases(list[Case]):
+    """The cases of a benchmark, and how many others its protocol leaves out (``left_out``)."""
+
+    def __init__(self, cases: Iterable[Case] = (), left_out: Mapping[str, int] | None = None):
+        super().__init__(cases)
+        self.left_out = dict(left_out or {})
+
+
+def require_fields(row: Any, kinds: Mapping[str, type]) -> Entry:
+    """``row`` if it is a JSON object with these fields of these types; ``float`` is any number.
 
     Raises:
-        DataError: It is not: the file is of another format.
+        BadField: It is not.
     """
     if not isinstance(row, dict):
-        raise DataError(f"{where}: must be an object, is {type(row).__name__}")
+        raise BadField("entry", f"must be an object, is {type(row).__name__}")
     for name, kind in kinds.items():
         if name not in row:
-            raise DataError(f"{where}: lacks the field {name!r}; it has {', '.join(row)}")
-        if not isinstance(row[name], kind):
-            names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-            raise DataError(f"{where}: field {name!r} must be {names}, is {row[name]!r}")
+            raise BadField(name, f"is missing; the entry has {', '.join(row) or 'no fields'}")
+        if not _is(kind, row[name]):
+            raise BadField(name, f"must be {CALLED[kind]}, is {row[name]!r}")
     return row
 
 
-def screened_cases(candidates: Iterable[Case], problems: Problems) -> list[Case]:
-    """The sound ones; those with an empty text or a box without area go to ``problems``.
+def box_of(sides: Sequence[Any]) -> Box:
+    """``x``, ``y``, width and height of a JSON file -> the corners.
 
     Raises:
-        DataError: Too many are bad, judged from the hundredth on and at the end.
+        BadField: They are not four numbers.
     """
-    kept = []
+    if len(sides) != 4 or not all(_is(float, side) for side in sides):
+        raise BadField("bbox", f"must be x, y, width and height, is {sides}")
+    x, y, width, height = sides
+    return x, y, x + width, y + height
+
+
+def _is(kind: type, value: Any) -> bool:
+    """Whether a JSON value is of a kind of :data:`CALLED`: true and false are no numbers.
+
+    >>> [_is(float, value) for value in (3, 0.5, math.nan, math.inf, True, "3")]
+    [True, True, False, False, False, False]
+    """
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def screened_cases(
+    candidates: Iterable[Case | LeftOut], problems: Problems, where: Path | None = None
+) -> Cases:
+    """The sound ones; those with an unusable text or a box without area go to ``problems``.
+
+    Raises:
+        DataError: Too many are bad, judged from the hundredth on and at the end, or none is left
+            of what ``where`` (a file or folder) holds.
+    """
+    kept: list[Case] = []
+    left_out: Counter[LeftOut] = Counter()
     for case in candidates:
+        if isinstance(case, LeftOut):
+            left_out[case] += 1
+            continue
         problems.seen()
         problems.check(at_least=EARLY)
-        if not all(text.strip() for text in case.texts):
-            problems.add(case.source, "caption", "empty")
-        elif case.box is not None and not (case.box[0] < case.box[2] and case.box[1] < case.box[3]):
-            problems.add(case.source, "bbox", f"{case.box} holds no pixel")
+        if found := _fault(case):
+            problems.add(case.source, *found)
         else:
             kept.append(case)
+    for item, number in left_out.items():
+        problems.skip(item.reason, number)
     problems.check()
-    return kept
+    if not kept:
+        raise DataError(f"{where or 'the benchmark'}: no case is left to ask: {problems.summary()}")
+    counts: Counter[str] = Counter()
+    for item, number in left_out.items():
+        counts[item.name] += number
+    return Cases(kept, counts)
+
+
+def _fault(case: Case) -> tuple[str, str] | None:
+    """The field of a case that cannot be used, and what is wrong with it."""
+    if not all(text.strip() for text in case.texts):
+        return "caption", "empty"
+    if not all(map(is_unicode, (*case.texts, str(case.image)))):
+        return "text", HALF
+    if case.box is not None and not (case.box[0] < case.box[2] and case.box[1] < case.box[3]):
+        return "bbox", f"{case.box} holds no pixel"
+    return None
 
 
 def score_cases(
     model: Model, cases: Sequence[Case], problems: Problems
 ) -> tuple[list[Case], Tensor]:
-    """The cases whose picture can be shown, and the scores (C,T) of their texts.
+    """The cases whose picture can be shown, and the scores (C,T) of their texts as of
+    :func:`by_case`.
 
     A score is the mean of image-to-text and text-to-image similarity. A picture that is missing,
     broken or has nothing inside the box goes to ``problems``, once a case.
@@ -108,7 +174,20 @@ def score_cases(
             scores.append(_score_block(model, block, pictures))
     if not good:
         raise DataError(f"none of {len(cases)} cases has a picture that can be shown")
-    return good, torch.cat(scores)
+    return good, by_case(torch.cat(scores), good)
+
+
+def by_case(scores: Tensor, cases: Sequence[Case]) -> Tensor:
+    """(P,) scores of all texts, case after case -> (C,T); T is the most that a case has, and what
+    others have fewer is ``-inf``, which nothing is behind.
+
+    >>> cases = [Case("", Path(), ("true", "false"), ""), Case("", Path(), ("true",), "")]
+    >>> by_case(torch.tensor([0.3, 0.2, 0.1]), cases)
+    tensor([[0.3000, 0.2000],
+            [0.1000,   -inf]])
+    """
+    rows = scores.split([len(case.texts) for case in cases])
+    return pad_sequence(rows, batch_first=True, padding_value=-math.inf)
 
 
 def true_wins(scores: Tensor) -> Array:
@@ -164,11 +243,14 @@ def _score_block(
     cases: Sequence[Case],
     pictures: Mapping[tuple[Path, Box | None], Image.Image],
 ) -> Tensor:
+    """(P,) the scores of all texts, case after case."""
     as_stored = "components" in model.method.needs  # whose crops are known by the file's content
     shown: list[AnyImage] = [
         path if as_stored and box is None else picture for (path, box), picture in pictures.items()
     ]
     row = {key: i for i, key in enumerate(pictures)}
-    image, owner = model.encode_images(shown), torch.tensor([row[c.image, c.box] for c in cases])
-    text, columns = distinct(model, *zip(*(case.texts for case in cases), strict=True))
-    return torch.stack([both_ways(model, image, text, owner, column) for column in columns], 1)
+    image = model.encode_images(shown)
+    pairs = [(row[case.image, case.box], text) for case in cases for text in case.texts]
+    owner, texts = zip(*pairs, strict=True)
+    text, (column,) = distinct(model, texts)
+    return both_ways(model, image, text, torch.tensor(owner), column)

@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from intarsia.data.files import read_text
-from intarsia.data.problems import Problems
+from intarsia.data.problems import BadField, Problems
 from intarsia.errors import DataError
 from intarsia.evaluation.compositional_cases import (
     Case,
+    Cases,
     picture_ids,
     require_fields,
     screened_cases,
@@ -25,17 +26,17 @@ KINDS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swa
 FIELDS = {"filename": str, "caption": str, "negative_caption": str}
 
 
-def read_sugarcrepe(root: Path, images: Path, problems: Problems) -> list[Case]:
+def read_sugarcrepe(root: Path, images: Path, problems: Problems) -> Cases:
     """The cases of the seven files ``add_att.json`` ... ``swap_obj.json`` in ``root``.
 
     Raises:
-        DataError: A file is missing or of another format, an id is used twice, or too many cases
-            are bad.
+        DataError: A file is missing or no object, too many cases are bad, or none is left.
     """
     missing = [f"{kind}.json" for kind in KINDS if not (root / f"{kind}.json").is_file()]
     if missing:
         raise DataError(f"{root}: SugarCrepe is seven files, of which {', '.join(missing)} lack")
-    return screened_cases((case for kind in KINDS for case in _cases(root, images, kind)), problems)
+    found = (case for kind in KINDS for case in _cases(root, images, kind, problems))
+    return screened_cases(found, problems, root)
 
 
 def sugarcrepe_outcomes(cases: Sequence[Case], scores: Tensor) -> dict[str, Outcomes]:
@@ -44,26 +45,41 @@ def sugarcrepe_outcomes(cases: Sequence[Case], scores: Tensor) -> dict[str, Outc
     return hard_negative_outcomes(scores[:, 0], scores[:, 1], kinds, picture_ids(cases))
 
 
-def _cases(root: Path, images: Path, kind: str) -> Iterator[Case]:
-    path = root / f"{kind}.json"
+def _cases(root: Path, images: Path, kind: str, problems: Problems) -> Iterator[Case]:
+    used: set[str] = set()
+    for where, key, entry in _entries(root / f"{kind}.json"):
+        with problems.entry(where, "records"):
+            if key in used:
+                raise BadField("id", "is used twice")
+            used.add(key)
+            row = require_fields(_once_each(entry), FIELDS)
+            texts = row["caption"], row["negative_caption"]
+            yield Case(where, images / row["filename"], texts, kind)
+
+
+class _Object(list[tuple[str, Any]]):
+    """A JSON object as it is written: a ``dict`` keeps the last of equal keys without a word."""
+
+
+def _entries(path: Path) -> Iterator[tuple[str, str, Any]]:
+    """Where each case stands, its id and what it says."""
     try:
-        data = json.loads(read_text(path), object_pairs_hook=lambda pairs: _unique(pairs, path))
+        data = json.loads(read_text(path), object_pairs_hook=_Object)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: not JSON: {error}") from error
-    if not isinstance(data, dict):
+    if not isinstance(data, _Object):
         raise DataError(f"{path}: must be an object of cases, is {type(data).__name__}")
-    for key, row in data.items():
-        where = f"{path}: case {key}"
-        row = require_fields(row, FIELDS, where)
-        texts = row["caption"], row["negative_caption"]
-        yield Case(where, images / row["filename"], texts, kind)
+    for key, entry in data:
+        yield f"{path}: case {key}", key, entry
 
 
-def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    """A JSON object, which would otherwise keep the last of equal keys without a word."""
+def _once_each(entry: Any) -> Any:
+    """An object as a ``dict``; anything else as it is."""
+    if not isinstance(entry, _Object):
+        return entry
     found: dict[str, Any] = {}
-    for key, value in pairs:
+    for key, value in entry:
         if key in found:
-            raise DataError(f"{path}: case {key}: the id is used twice")
+            raise BadField(key, "stands twice")
         found[key] = value
     return found

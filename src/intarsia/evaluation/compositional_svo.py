@@ -16,7 +16,7 @@ from torch import Tensor
 
 from intarsia.data.files import read_csv
 from intarsia.data.problems import Problems
-from intarsia.evaluation.compositional_cases import Case, picture_ids, screened_cases
+from intarsia.evaluation.compositional_cases import Case, Cases, picture_ids, screened_cases
 from intarsia.evaluation.compositional_words import forms, replaced
 from intarsia.evaluation.metrics import Outcomes
 from intarsia.evaluation.negatives import hard_negative_outcomes
@@ -27,7 +27,7 @@ COLUMNS = ("sentence", "pos_triplet", "neg_triplet", "pos_image_id", "neg_image_
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
-def read_svo(root: Path, images: Path, problems: Problems) -> list[Case]:
+def read_svo(root: Path, images: Path, problems: Problems) -> Cases:
     """The rows of ``svo_probes.csv``; a picture is any file of ``images`` whose stem is its id.
 
     The pictures have to be fetched from the addresses in the file, some of which are dead: each row
@@ -35,9 +35,10 @@ def read_svo(root: Path, images: Path, problems: Problems) -> list[Case]:
     negative roles, repeated rows and rows that cannot be rephrased are skipped and counted.
 
     Raises:
-        DataError: The file is missing or lacks a column, or too many rows are bad.
+        DataError: The file is missing or lacks a column, too many rows are bad, or none is left.
     """
-    return screened_cases(_cases(root / FILE, images, problems), problems)
+    path = root / FILE
+    return screened_cases(_cases(path, images, problems), problems, path)
 
 
 def svo_outcomes(cases: Sequence[Case], scores: Tensor) -> dict[str, Outcomes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from intarsia.data.files import read_jsonl
-from intarsia.data.problems import Problems
+from intarsia.data.problems import BadField, Problems
 from intarsia.errors import DataError
 from intarsia.evaluation.compositional_cases import (
     Case,
+    Cases,
+    Entry,
     require_fields,
     screened_cases,
 )
@@ -24,15 +26,16 @@ FILE = "examples.jsonl"
 FIELDS = {"id": int} | {f"{name}_{side}": str for name in ("image", "caption") for side in (0, 1)}
 
 
-def read_winoground(root: Path, images: Path, problems: Problems) -> list[Case]:
+def read_winoground(root: Path, images: Path, problems: Problems) -> Cases:
     """Two cases an example of ``examples.jsonl``: each picture with its caption and the other's.
 
     Image names without a suffix are PNG files, as in the published archive.
 
     Raises:
-        DataError: The file is missing or of another format, or too many examples are bad.
+        DataError: The file is missing, too many examples are bad, or none is left.
     """
-    return screened_cases(_cases(root / FILE, images, problems), problems)
+    path = root / FILE
+    return screened_cases(_cases(path, images, problems), problems, path)
 
 
 def winoground_outcomes(cases: Sequence[Case], scores: Tensor) -> dict[str, Outcomes]:
@@ -60,9 +63,10 @@ def winoground_outcomes(cases: Sequence[Case], scores: Tensor) -> dict[str, Outc
 def _cases(path: Path, images: Path, problems: Problems) -> Iterator[Case]:
     used: set[int] = set()
     for where, row in read_jsonl(path, problems):
-        row = require_fields(row, FIELDS, where)
-        if row["id"] in used:
-            problems.add(where, "id", f"{row['id']} is used twice")
+        try:
+            _require_example(row, used)
+        except BadField as error:
+            problems.add(where, error.field, error.reason, "rows")
             continue
         used.add(row["id"])
         for side in (0, 1):
@@ -70,3 +74,8 @@ def _cases(path: Path, images: Path, problems: Problems) -> Iterator[Case]:
             picture = images / (name if Path(name).suffix else f"{name}.png")
             texts = row[f"caption_{side}"], row[f"caption_{1 - side}"]
             yield Case(where, picture, texts, "example")
+
+
+def _require_example(row: Entry, used: Container[int]) -> None:
+    if require_fields(row, FIELDS)["id"] in used:
+        raise BadField("id", f"{row['id']} is used twice")

@@ -88,7 +88,6 @@ def evaluate_grounding(
     Raises:
         DataError: no phrase has a box, too many pictures are bad, or a score is NaN.
     """
-    model.eval()
     parts = []
     with square_input(model, None):
         asked = (item for item in _asked(records, targets, problems) if item[3])

@@ -81,7 +81,6 @@ def _cases(
     model: Model, records: Sequence[Record], problems: Problems
 ) -> Iterator[tuple[int, Record, torch.Tensor]]:
     """Each readable record with the vectors (R,D) of its regions."""
-    model.eval()
     kept = chosen(records, lambda record: bool(record.regions and record.negatives))
     with square_input(model, None):
         for owner, (record, image) in enumerate(readable(kept, problems)):

@@ -76,7 +76,6 @@ def collect_regions(model: Model, records: Sequence[Record], problems: Problems)
     Raises:
         DataError: no text names a region, or too many pictures are bad.
     """
-    model.eval()
     regions: list[tuple[Record, Box]] = []
     vectors: list[Tensor] = []
     right: dict[str, set[int]] = {}

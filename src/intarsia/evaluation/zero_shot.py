@@ -172,7 +172,6 @@ def global_vectors(
     Raises:
         DataError: no picture can be read, or too many cannot.
     """
-    model.eval()
     good: list[int] = []
     parts = []
     pictures = ((place, image) for place, _, image in numbered(records, problems))
@@ -204,7 +203,6 @@ def _flat(sentences: Sentences) -> tuple[list[str], Tensor, Tensor]:
 @torch.inference_mode()
 def _class_vectors(model: Model, sentences: Sentences) -> Tensor:
     """(C,D) normalised, on the CPU."""
-    model.eval()
     texts, owner, _ = _flat(sentences)
     total = torch.zeros(len(sentences), model.backbone.dims.embed)
     for start in progress(range(0, len(texts), TEXTS_AT_ONCE), f"sentences, by {TEXTS_AT_ONCE}"):

@@ -9,21 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from intarsia.errors import ConfigError
 from intarsia.ops.regions import pool_regions
 from intarsia.terms import Term
 from intarsia.types import Dims, Embeddings, Features, Normalise
 
 
 class Temperature(nn.Module):
-    """A learnable inverse temperature: starts at 1/0.07, never above 100 (CLIP)."""
+    """A learnable inverse temperature, never above 100 (CLIP) or what it starts at.
 
-    def __init__(self, start: float = 1 / 0.07) -> None:
+    Args:
+        start: of vectors in a pretrained model's own space, the scale of that space
+            (``dims.scale``); None = 1/0.07, for a fresh space.
+    """
+
+    def __init__(self, start: float | None = None) -> None:
         super().__init__()
+        start = start or 1 / 0.07
+        self.most = math.log(max(start, 100.0))
         self.logit_scale = nn.Parameter(torch.tensor(math.log(start)))
 
     def forward(self) -> Tensor:
         with torch.no_grad():
-            self.logit_scale.clamp_(max=math.log(100.0))
+            self.logit_scale.clamp_(max=self.most)
         return self.logit_scale.exp()
 
 
@@ -97,6 +105,18 @@ class Method(nn.Module, ABC):
         The default is the sentence's global vector; ``text_mask`` is True for the phrase's tokens.
         """
         return normalised(text.require("text_global"))
+
+
+def check_weights(**weights: float) -> None:
+    """
+    Raises:
+        ConfigError: weights of losses are such that nothing is learnt, or the opposite.
+    """
+    for name, value in weights.items():
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"{name} is {value}: give at least 0")
+    if not any(weights.values()):
+        raise ConfigError(f"{', '.join(weights)} are all 0: nothing would be learnt")
 
 
 def normalised(x: Tensor) -> Tensor:

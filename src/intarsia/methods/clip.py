@@ -16,7 +16,7 @@ class Clip(Method):
 
     def __init__(self, dims: Dims) -> None:
         super().__init__(dims)
-        self.temperature = Temperature()
+        self.temperature = Temperature(dims.scale)
 
     def encode_image(self, x: Features) -> Embeddings:
         return Embeddings({"global": normalised(x.require("image_global"))})

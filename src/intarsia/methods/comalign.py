@@ -131,8 +131,10 @@ class ComAlign(Method):
         self.text_encoder = _Encoder(*shape) if train_text else None
         self.image_roles = _Roles(dims.embed, dims.embed + GEOMETRY) if directed else None
         self.text_roles = _Roles(dims.embed, dims.embed) if directed else None
-        matched = (*self.used, "roles") if directed else self.used
-        self.temperatures = nn.ModuleDict({name: Temperature() for name in matched})
+        start = dims.scale if residual else None  # where its vectors start as the base's
+        self.temperatures = nn.ModuleDict({name: Temperature(start) for name in self.used})
+        if directed:
+            self.temperatures["roles"] = Temperature()
 
     @property
     def terms(self) -> tuple[Term, ...]:

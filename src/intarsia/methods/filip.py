@@ -8,6 +8,7 @@ from torch import Tensor
 from intarsia.methods.base import (
     Method,
     Temperature,
+    check_weights,
     normalised,
     normalised_for_matching,
 )
@@ -51,11 +52,12 @@ class Filip(Method):
         top_tokens: int | None = None,
     ) -> None:
         super().__init__(dims)
+        check_weights(lambda_global=lambda_global, lambda_local=lambda_local)
         self.lambda_global, self.lambda_local = lambda_global, lambda_local
         self.global_weight, self.local_weight = global_weight, local_weight
         self.top_patches, self.top_tokens = top_patches, top_tokens
-        self.temperature = Temperature()
-        self.local_temperature = Temperature()
+        self.temperature = Temperature(dims.scale)
+        self.local_temperature = Temperature(dims.scale)
 
     @property
     def terms(self) -> tuple[Term, ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from intarsia.errors import ConfigError, unknown
-from intarsia.methods.base import Method, Temperature, normalised
+from intarsia.methods.base import Method, Temperature, check_weights, normalised
 from intarsia.ops.contrastive import info_nce
 from intarsia.ops.ranks import current_ranks
 from intarsia.ops.regions import pool_phrase, pool_regions, pool_words
@@ -53,16 +53,17 @@ class HarmoClip(Method):
         local_weight: float = 0.0,
     ) -> None:
         super().__init__(dims)
+        check_weights(w_gc=w_gc, w_lrc=w_lrc, w_gr=w_gr)
         if gr_target not in NEEDS:
             raise ConfigError(unknown("gr_target", gr_target, NEEDS))
         self.w_gc, self.w_lrc, self.w_gr = w_gc, w_lrc, w_gr
         self.gr_target, self.local_weight = gr_target, local_weight
         needs = {"patches", "tokens", "links"}
         self.needs = frozenset(needs | {NEEDS[gr_target]}) if w_gr else frozenset(needs)
-        self.temperature = Temperature()
-        self.lexeme_temperature = Temperature()
+        self.temperature = Temperature(dims.scale)
+        self.lexeme_temperature = Temperature(dims.scale)
         contrasts = bool(w_gr) and gr_target != "crop"
-        self.region_temperature = Temperature() if contrasts else None
+        self.region_temperature = Temperature(dims.scale) if contrasts else None
 
     @property
     def terms(self) -> tuple[Term, ...]:

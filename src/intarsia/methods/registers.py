@@ -9,6 +9,7 @@ from intarsia.errors import ConfigError, ShapeError
 from intarsia.methods.base import (
     Method,
     Temperature,
+    check_weights,
     normalised,
     normalised_for_matching,
 )
@@ -62,6 +63,7 @@ class Registers(Method):
         local_weight: float = 1.0,
     ) -> None:
         super().__init__(dims)
+        check_weights(lambda_global=lambda_global, lambda_local=lambda_local)
         width = width or dims.embed
         self.lambda_global, self.lambda_local = lambda_global, lambda_local
         self.negatives, self.local_weight = negatives, local_weight
@@ -77,7 +79,7 @@ class Registers(Method):
             _Block(width, heads, self_attention, dropout) for _ in range(layers)
         )
         self.slots = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dims.embed))
-        self.temperature = Temperature()
+        self.temperature = Temperature(dims.scale)
         self.local_temperature = Temperature()
 
     @property

@@ -43,6 +43,8 @@ class Table:
         ranks: the processes whose columns are compared with the rows of this one.
         x_mask: which of a row's vectors are real; None = all.
         y_mask: which of a column's vectors (of this rank) are real.
+        learnt: weights that the comparison is made with, to be given gradients.
+        numbers: that a comparison makes for one logit, at most.
     """
 
     comparison: Comparison
@@ -52,6 +54,8 @@ class Table:
     ranks: Ranks
     x_mask: Tensor | None = None
     y_mask: Tensor | None = None
+    learnt: tuple[Tensor, ...] = ()
+    numbers: int = 1
 
     def peers(self, y: Tensor) -> Iterator[_Peer]:
         masks = repeat(None) if self.y_mask is None else self.ranks.each(self.y_mask)
@@ -63,7 +67,7 @@ class Table:
     def blocks(self, peer: _Peer) -> Iterator[_Block]:
         """The blocks of this rank's rows and one rank's columns, as square as they can be."""
         num_rows, num_columns = len(self.x.ids), len(peer.y)
-        at_once = max(1, _numbers(peer.y.device) // max(1, self.groups))
+        at_once = max(1, _numbers(peer.y.device) // max(1, self.groups * self.numbers))
         a = _even(max(1, min(math.isqrt(at_once), num_rows)), num_rows)
         c = _even(max(1, at_once // a), num_columns)
         for row in range(0, num_rows, a):
@@ -131,7 +135,7 @@ def contrast(
         others: log-sum-exp of further negatives of the rows (G,A) and of all columns (G,C).
     """
     with torch.autocast(x.device.type, enabled=False), on(x.device):
-        loss: Tensor = _Contrast.apply(x, y, scale, *(others or (None, None)), table)
+        loss: Tensor = _Contrast.apply(x, y, scale, *(others or (None, None)), table, *table.learnt)
         return loss
 
 
@@ -181,7 +185,7 @@ class _Negatives(torch.autograd.Function):
         pulls = Sums(grads[0] / unit, grads[1] / unit)
         table = replace(ctx.table, x=ctx.table.x.free(), y=ctx.table.y.free())
         kept, ctx.kept = ctx.kept, None
-        return *_pulled(x, y, scale, unit, table, Sums(*sums), pulls, kept), None
+        return *_pulled(x, y, scale, unit, table, Sums(*sums), pulls, kept)[0], None
 
 
 class _Contrast(torch.autograd.Function):
@@ -194,6 +198,7 @@ class _Contrast(torch.autograd.Function):
         other_rows: Tensor | None,
         other_columns: Tensor | None,
         table: Table,
+        *_: Tensor,
     ) -> Tensor:
         sums, ctx.kept = _sums(x, y, scale, table, any(ctx.needs_input_grad))
         if other_rows is not None and other_columns is not None:
@@ -212,12 +217,12 @@ class _Contrast(torch.autograd.Function):
         x, y, scale, other_rows, other_columns, *parts = ctx.saved_tensors
         sums, pulls = Sums(*parts[:2]), Sums(*parts[2:])
         kept, ctx.kept = ctx.kept, None
-        own = _pulled(x, y, scale, grads[0], ctx.table, sums, pulls, kept)
+        own, learnt = _pulled(x, y, scale, grads[0], ctx.table, sums, pulls, kept)
         others = [
             None if other is None else (grads[0] * pull * _exp_gap(other, total)).to(other.dtype)
             for other, total, pull in zip((other_rows, other_columns), sums, pulls, strict=True)
         ]
-        return *own, *others, None
+        return *own, *others, None, *learnt
 
 
 def _sums(
@@ -275,9 +280,10 @@ def _pulled(
     sums: Sums,
     pulls: Sums,
     kept: Scores | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``grad`` times the gradients of the rows, of this rank's columns and of the scale, by those
-    of ``sums`` (``pulls``) and by what the positives cost."""
+) -> tuple[tuple[Tensor, Tensor, Tensor], list[Tensor]]:
+    """``grad`` times the gradients of the rows, of this rank's columns and of the scale, and of
+    what the comparison has learnt, by those of ``sums`` (``pulls``) and by what the positives
+    cost."""
     wide = sums.rows.dtype
     engine = _engine(wide, x.device)
     factor = scale.to(wide).view(()) * grad.to(wide)
@@ -286,10 +292,11 @@ def _pulled(
         scores = table.compare(x, *only, pull=True) if kept is None else kept
         found = engine.weights(scores, scale, table.x, table.y, sums, pulls, within)
         grad_x, grad_y = scores.pull(found.i2t, found.t2i, wide if after is not None else x.dtype)
-        by_scale = [found.by_scale]
+        by_scale, learnt = [found.by_scale], list(scores.by_learnt)
     else:
         grad_x, grad_y = torch.zeros_like(x, dtype=wide), torch.zeros_like(y, dtype=wide)
         by_scale = [torch.zeros(1, dtype=wide, device=x.device)]
+        learnt = [torch.zeros_like(weight) for weight in table.learnt]
         for peer in table.peers(y):
             alone = table.ranks.size == 1
             theirs = grad_y if alone else torch.zeros_like(peer.y, dtype=wide)
@@ -299,14 +306,18 @@ def _pulled(
                 found = engine.weights(scores, scale, block.x, block.y, *parts, within)
                 grads = grad_x[block.rows], theirs[block.own_columns]
                 scores.add_pull(found.i2t, found.t2i, *grads)
+                for total, part in zip(learnt, scores.by_learnt, strict=True):
+                    total += part
                 by_scale.append(found.by_scale)
             theirs = theirs if alone else table.ranks.sum_at(peer.rank, theirs)
             if peer.rank == table.ranks.rank:
                 grad_y = theirs
     if after is not None:
         grad_x, grad_y = grad_x * after, grad_y * after
+        learnt = [(weight * after).to(weight.dtype) for weight in learnt]
     grad_scale = torch.cat(by_scale).sum() * grad
-    return grad_x.to(x.dtype), grad_y.to(y.dtype), grad_scale.to(scale.dtype).view_as(scale)
+    grad_scale = grad_scale.to(scale.dtype).view_as(scale)
+    return (grad_x.to(x.dtype), grad_y.to(y.dtype), grad_scale), learnt
 
 
 def _in_range(factor: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

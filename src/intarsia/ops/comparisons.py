@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -56,20 +56,43 @@ class DifferentiatedScores(Scores):
         y_mask: Tensor | None,
         *,
         function: PairScores,
+        learnt: Sequence[Tensor] = (),
         pull: bool,
     ) -> None:
         self.x, self.y = (side.detach().requires_grad_(pull) for side in (x, y))
+        self.learnt = learnt
         with torch.set_grad_enabled(pull):
-            self.scores = function(self.x, self.y, x_mask, y_mask)
-        i2t, t2i = (way.detach()[None] for way in self.scores)
-        alike = self.scores[0] is self.scores[1]
-        super().__init__(i2t, i2t if alike else t2i, i2t.dtype)
+            i2t, t2i = function(self.x, self.y, x_mask, y_mask)
+            self.ways = [_widened(i2t)] if i2t is t2i else [_widened(i2t), _widened(t2i)]
+        first, last = (way.detach()[None] for way in (self.ways[0], self.ways[-1]))
+        super().__init__(first, first if i2t is t2i else last, first.dtype)
 
     def pull(self, i2t: Tensor, t2i: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        alike = self.i2t is self.t2i  # then the gradient comes once
-        ways = (
-            [(self.scores[0], i2t[0])] if alike else zip(self.scores, (i2t[0], t2i[0]), strict=True)
+        grad_x, grad_y, *self.by_learnt = torch.autograd.grad(
+            self.ways,
+            [self.x, self.y, *self.learnt],
+            [i2t[0], t2i[0]][: len(self.ways)],
+            allow_unused=True,
+            materialize_grads=True,
         )
-        outputs, grads = zip(*ways, strict=True)
-        grad_x, grad_y = torch.autograd.grad(outputs, [self.x, self.y], grads)
         return grad_x, grad_y
+
+
+def _widened(scores: Tensor) -> Tensor:
+    """Sums of 16-bit scores would be 16-bit."""
+    return scores.float() if scores.itemsize == 2 else scores
+
+
+def leaves_of(outputs: Iterable[Tensor]) -> list[Tensor]:
+    """The tensors that gradients of some outputs end in, such as a layer's weights."""
+    found, seen = [], set()
+    waiting = [output.grad_fn for output in outputs]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting += [before for before, _ in node.next_functions]
+    return found

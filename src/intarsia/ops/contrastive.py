@@ -28,7 +28,12 @@ from torch import Tensor
 
 from intarsia.errors import ShapeError, unknown
 from intarsia.ops.blockwise import Table, contrast, labelled, negatives_of
-from intarsia.ops.comparisons import AlignedScores, DifferentiatedScores, PairScores
+from intarsia.ops.comparisons import (
+    AlignedScores,
+    DifferentiatedScores,
+    PairScores,
+    leaves_of,
+)
 from intarsia.ops.contrast_blocks import Labels, Sums
 from intarsia.ops.matching import fine_grained_scores
 from intarsia.ops.ranks import ALONE, Ranks, current_ranks
@@ -109,20 +114,25 @@ def scored_info_nce(
     y_mask: Tensor | None,
     scale: Tensor,
     positives: Positives | None = None,
+    *,
+    numbers: int = 1,
 ) -> Tensor:
     """Symmetric InfoNCE of any scores, each direction with its own.
 
     A row is contrasted by its i2t scores, a column by its t2i scores. Rows and columns without a
-    real vector are left out altogether, also as negatives.
+    real vector are left out altogether, also as negatives: their masks are given to ``scores`` as
+    if all of them were real.
 
     Args:
-        scores: differentiable, of a block of rows and of columns.
+        scores: differentiable, of a block of rows and of columns; weights that they are made with
+            get their gradients, too.
         x: (A,...) vectors of the pictures.
         y: (C,...) vectors of the texts.
         x_mask: (A,P) bool, True = real; None = all real.
         y_mask: (C,N) bool.
         scale: scalar, the inverse temperature.
         positives: ids of the rows and of the columns.
+        numbers: that ``scores`` makes for one pair, at most, which bounds its blocks.
 
     Returns:
         Scalar: the mean over rows plus the mean over columns, halved; 0 where nothing is left.
@@ -140,9 +150,27 @@ def scored_info_nce(
         )
     real = None if x_mask is None else x_mask.any(1), None if y_mask is None else y_mask.any(1)
     labels = _labels(x, _ids(x, y, positives, ranks), real, ranks)
-    comparison = partial(DifferentiatedScores, function=scores)
-    table = Table(comparison, 1, *labels, ranks, x_mask, y_mask)
+    x_mask, y_mask = (_never_empty(mask) for mask in (x_mask, y_mask))
+    learnt = _learnt(scores, x, y, x_mask, y_mask)
+    comparison = partial(DifferentiatedScores, function=scores, learnt=learnt)
+    table = Table(comparison, 1, *labels, ranks, x_mask, y_mask, learnt, numbers)
     return ranks.sum(contrast(x, y, scale, table))
+
+
+def _never_empty(mask: Tensor | None) -> Tensor | None:
+    """Of what has nothing real, all: no mean is then one of nothing."""
+    return None if mask is None else mask | ~mask.any(1, keepdim=True)
+
+
+def _learnt(
+    scores: PairScores, x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None
+) -> tuple[Tensor, ...]:
+    """The weights that scores are made with, found by making one."""
+    if not torch.is_grad_enabled() or scores is fine_grained_scores or not len(x) or not len(y):
+        return ()
+    masks = (None if mask is None else mask[:1] for mask in (x_mask, y_mask))
+    with torch.autocast(x.device.type, enabled=False):
+        return tuple(leaves_of(scores(x[:1].detach(), y[:1].detach(), *masks)))
 
 
 def patchwise_contrastive(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,10 +11,12 @@ from torch import Tensor
 
 class Scores(ABC):
     """``i2t`` and ``t2i`` (G,a,c) of a block; one and the same tensor where the direction makes no
-    difference. ``kind`` is the type that their gradients are to have."""
+    difference. ``kind`` is the type that their gradients are to have; after a ``pull``,
+    ``by_learnt`` holds the gradients of what else the scores were made with."""
 
     def __init__(self, i2t: Tensor, t2i: Tensor, kind: torch.dtype) -> None:
         self.i2t, self.t2i, self.kind = i2t, t2i, kind
+        self.by_learnt: Sequence[Tensor] = ()
 
     @abstractmethod
     def pull(self, i2t: Tensor, t2i: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from intarsia.components.text import TextParser
 from intarsia.data.coco import PANOPTIC, coco_categories
 from intarsia.data.image_folder import class_names
 from intarsia.data.problems import Problems
-from intarsia.data.readers import CLASS_FOLDERS, OWN_FILES
+from intarsia.data.readers import CLASS_FOLDERS, GENERATED, OWN_FILES
 from intarsia.data.records import Records, without_pictures
 from intarsia.errors import ConfigError, DataError, IntarsiaError
 from intarsia.evaluation.blind import TEXT_ONLY, Lessons, NgramModel, blind_negatives
@@ -335,7 +335,7 @@ def _first_there(source: Source) -> tuple[str, Records]:
     Raises:
         IntarsiaError: of the first split, if none can be.
     """
-    if source.name not in ("scenes", *OWN_FILES) and not source.path.exists():
+    if source.name not in (*GENERATED, *OWN_FILES) and not source.path.exists():
         raise DataError(f"there is no folder {source.path}")
     errors = []
     for split in source.splits:

@@ -18,12 +18,24 @@ A sweep file is YAML:
 protocol may bring arguments (``boxes --protocol clipself``). A row with ``interpolate: W`` is not
 trained: its weights lie between the ``init`` (0) and the result (1) of the row of the same options.
 
+Before anything is trained, the data of every row, of the tuning and of every evaluation are read,
+and the metrics looked for among those that the evaluations can give.
+
 What is there already stands if its keys (:mod:`intarsia.identity`) are those of what is asked: a
 run of the same config, data and start; a result of the same data, weights, config and code. Each
 thing that is made anew is told in one line, with the reason; a run of other keys is set aside.
 """
 
+from intarsia.sweep.checks import metrics_of, require_metrics
 from intarsia.sweep.file import Sweep, run_arguments, slug
 from intarsia.sweep.run import Verbs, run_sweep
 
-__all__ = ["Sweep", "Verbs", "run_arguments", "run_sweep", "slug"]
+__all__ = [
+    "Sweep",
+    "Verbs",
+    "metrics_of",
+    "require_metrics",
+    "run_arguments",
+    "run_sweep",
+    "slug",
+]

@@ -60,7 +60,8 @@ def run_sweep(sweep: Sweep, out: Path, verbs: Verbs) -> Path:
         The table.
 
     Raises:
-        ConfigError: no evaluation has a metric of the sweep; told after the first run.
+        ConfigError: no evaluation has a metric of the sweep; told after the first run, where
+            :func:`~intarsia.sweep.checks.require_metrics` could not know it before.
     """
     results: dict[str, list[list[dict[str, Any]]]] = {}
     for row in sweep.all_rows():

@@ -16,6 +16,7 @@ class Aligned(Term):
     """The mean over k of the dot products of the k-th vectors of (I,K,D) and (T,K,D)."""
 
     entry = "vector"
+    takes_masks = False
 
     def fits(self, x: Tensor, y: Tensor) -> bool:
         return x.ndim == y.ndim == 3 and x.shape[1:] == y.shape[1:]

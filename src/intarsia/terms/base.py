@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple, Self
@@ -23,6 +24,16 @@ class Side(NamedTuple):
     vectors: Tensor
     mask: Tensor | None = None
 
+    @property
+    def real(self) -> Tensor | None:
+        """(B,1) bool, which of them have a real vector; None = all."""
+        return None if self.mask is None else self.mask.any(1, keepdim=True)
+
+    def never_empty(self) -> Side:
+        """With all vectors of what has no real one."""
+        mask = None if self.mask is None else self.mask | ~self.mask.any(1, keepdim=True)
+        return Side(self.vectors, mask)
+
     def row(self, index: int) -> Side:
         """One of them, still with its first axis."""
         own = slice(index, index + 1)
@@ -43,7 +54,8 @@ class Term(ABC):
     ``entry`` says how the term enters an index: as one ``vector`` a side whose dot product is the
     score (:meth:`index_vectors`); as all the ``vectors`` of the group, scored where some vectors
     are near; or not at all, so that it can only rank ``candidates`` that other terms have found.
-    ``directed`` says whether the two scores differ.
+    ``directed`` says whether the two scores differ, ``takes_masks`` whether some vectors of a group
+    may be padding.
     """
 
     group: str
@@ -53,15 +65,28 @@ class Term(ABC):
 
     entry: ClassVar[Entry] = "candidates"
     directed: ClassVar[bool] = False
+    takes_masks: ClassVar[bool] = True
 
     @abstractmethod
     def scores(self, x: Side, y: Side) -> tuple[Tensor, Tensor]:
         """All of I pictures with all of T texts: from picture to text and from text to picture,
-        both (I,T) and differentiable; one and the same tensor twice unless ``directed``."""
+        both (I,T) and differentiable; one and the same tensor twice unless ``directed``.
+
+        Every row has a real vector where it has a mask (:meth:`pairwise` sees to the others).
+        Weights of layers that the scores are made with are trained.
+        """
+
+    def pairwise(self, x: Side, y: Side) -> tuple[Tensor, Tensor]:
+        """:meth:`scores`, and 0 for a picture or a text without any real vector."""
+        i2t, t2i = self.scores(x.never_empty(), y.never_empty())
+        for real in (x.real, None if y.real is None else y.real.mT):
+            if real is not None:
+                i2t, t2i = i2t.where(real, 0.0), t2i.where(real, 0.0)
+        return i2t, t2i
 
     def paired(self, x: Side, y: Side) -> tuple[Tensor, Tensor]:
         """Picture b with text b alone, both directions (B,). Unless replaced, pair by pair."""
-        found = [self.scores(x.row(b), y.row(b)) for b in range(len(x.vectors))]
+        found = [self.pairwise(x.row(b), y.row(b)) for b in range(len(x.vectors))]
         i2t, t2i = ([both[way].view(1) for both in found] for way in (0, 1))
         none = x.vectors.new_zeros(0, dtype=torch.float32)
         return torch.cat([none, *i2t]), torch.cat([none, *t2i])
@@ -74,7 +99,7 @@ class Term(ABC):
         """The group of both sides.
 
         Raises:
-            ShapeError: one lacks it, or the shapes do not fit.
+            ShapeError: one lacks it, the shapes do not fit, or it has a mask that nobody looks at.
         """
         for name, side in (("pictures", image), ("texts", text)):
             if self.group not in side.groups:
@@ -87,13 +112,18 @@ class Term(ABC):
                 f"group {self.group!r} ({type(self).__name__}) is {tuple(x.shape)} for the "
                 f"pictures and {tuple(y.shape)} for the texts"
             )
+        if not self.takes_masks and (self.group in image.masks or self.group in text.masks):
+            raise ShapeError(
+                f"group {self.group!r} has a mask, which {type(self).__name__} does not look at"
+            )
         return Side(x, image.masks.get(self.group)), Side(y, text.masks.get(self.group))
 
     def contrast(self, image: Embeddings, text: Embeddings, scale: Tensor) -> Tensor:
         """Symmetric InfoNCE of the term's scores, each direction with its own.
 
         Scores and their gradients exist a block at a time, whatever the term, and the pairs of all
-        ranks meet (:mod:`intarsia.ops.contrastive`).
+        ranks meet (:mod:`intarsia.ops.contrastive`). A block is taken to need a number for each
+        vector of a picture with each of a text.
 
         Args:
             image: of B pairs; its and the texts' ``ids`` say which are positives.
@@ -102,7 +132,8 @@ class Term(ABC):
         """
         (x, x_mask), (y, y_mask) = self.sides(image, text)
         positives = same_picture(image, text)
-        return scored_info_nce(self._block, x, y, x_mask, y_mask, scale, positives)
+        numbers = math.prod(side.shape[1] for side in (x, y) if side.ndim > 2)
+        return scored_info_nce(self._block, x, y, x_mask, y_mask, scale, positives, numbers=numbers)
 
     def _block(
         self, x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None

@@ -14,6 +14,7 @@ class Dot(Term):
     """The dot product of (I,D) with (T,D) (CLIP, Radford et al. 2021)."""
 
     entry = "vector"
+    takes_masks = False
 
     def fits(self, x: Tensor, y: Tensor) -> bool:
         return x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1]

@@ -24,8 +24,14 @@ class MeanMax(Term):
     def scores(self, x: Side, y: Side) -> tuple[Tensor, Tensor]:
         return fine_grained_scores(x.vectors, y.vectors, x.mask, y.mask)
 
+    def pairwise(self, x: Side, y: Side) -> tuple[Tensor, Tensor]:
+        return self.scores(x, y)
+
     def paired(self, x: Side, y: Side) -> tuple[Tensor, Tensor]:
         x_real, y_real = _real(x), _real(y)
+        if not x_real.shape[1] or not y_real.shape[1]:
+            nothing = x.vectors.new_zeros(len(x.vectors), dtype=torch.float32)
+            return nothing, nothing
         both = x_real.any(1) & y_real.any(1)
         similarity = (x.vectors @ y.vectors.mT).float()  # (B,P,N)
         over_y = similarity.masked_fill(~y_real[:, None], -torch.inf).amax(2)

@@ -33,7 +33,7 @@ def pairwise_scores(
     """
     scores = _nothing(image, ())
     for term in terms:
-        scores = _plus(scores, term, term.scores(*term.sides(image, text)))
+        scores = _plus(scores, term, term.pairwise(*term.sides(image, text)))
     return scores
 
 

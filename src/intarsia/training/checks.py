@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from intarsia.data.records import Records
+from intarsia.encode.components import ComponentSpec
 from intarsia.errors import ConfigError, TrainingError
 from intarsia.model import WEIGHTS, Model
 from intarsia.training.checkpoint import LAST
@@ -46,6 +47,7 @@ def check(model: Model, trainer: Settings, num_pairs: int, *, pseudo: bool = Fal
         )
     if pseudo:
         check_pseudo(model)
+    check_components(model)
     check_crops(model)
     check_batch_size(num_pairs, trainer.batch_size, trainer.fabric.world_size)
 
@@ -75,8 +77,8 @@ def alone(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # before somebody else can have it
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def check_links(model: Model, records: Records) -> None:
@@ -126,6 +128,20 @@ def check_pseudo(model: Model) -> None:
         raise ConfigError(
             f"pseudo makes links of phrases to regions, which {type(model.method).__name__} "
             "does not use: set it to null, or choose HarmoClip"
+        )
+
+
+def check_components(model: Model) -> None:
+    own, found = getattr(model.method, "num_entities", None), model.component_spec.num_entities
+    if model.matches_components and own is not None and own != found:
+        raise ConfigError(
+            f"method.num_entities is {own}, but components.num_entities is {found}: the relations' "
+            "places in the sequence come after those of so many entities, so give both the same"
+        )
+    if not model.matches_components and model.component_spec != ComponentSpec():
+        raise ConfigError(
+            f"components has settings, but {type(model.method).__name__} matches none: leave them "
+            "out, or choose ComAlign"
         )
 
 

@@ -6,30 +6,34 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import yaml
 
+from intarsia.backbones.loading import backbone_options
 from intarsia.data.problems import Problems
-from intarsia.data.readers import read
+from intarsia.data.readers import GENERATED, read
 from intarsia.data.records import Records
 from intarsia.encode.cached import CachedPairs
 from intarsia.encode.component_pairs import ComponentPairs
+from intarsia.encode.components import ComponentSpec
 from intarsia.encode.extract import ALONE, Crew
 from intarsia.encode.pairs import LivePairs, PairIndex, Pairs
 from intarsia.errors import ConfigError, DataError
 from intarsia.identity import (
     Keys,
-    config_key,
     data_key,
+    differences,
     differing,
     keep_run_keys,
     kept_run_keys,
+    learnt_from,
     run_keys,
 )
-from intarsia.model import CONFIG, WEIGHTS, Model, ModelSpec, dump_config
+from intarsia.model import CONFIG, WEIGHTS, Model, ModelSpec, dump_config, method_class
 from intarsia.runtime import atomic
 from intarsia.training.checkpoint import LAST
 from intarsia.training.checks import alone, check, check_links, check_out
@@ -74,7 +78,7 @@ class DataSpec:
         return records
 
     def __post_init__(self) -> None:
-        if self.name == "scenes" and self.root is not None:
+        if self.name in GENERATED and self.root is not None:
             raise ConfigError(f"scenes are generated, not read from {self.root}: leave --root out")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ConfigError(
@@ -119,10 +123,15 @@ def train(
         cache: where states of frozen towers are kept.
         validate: called at the trainer's intervals; its first metric decides which is best.
         validation_problems: the bad records that ``validate`` meets; listed with those of ``data``.
-        config: the resolved config to keep with the weights; a run that resumes must have the same.
+        config: more to keep with the weights than these arguments, or instead of them. A run that
+            resumes must have the same, apart from settings that change nothing of what is learnt.
         records: the records of ``data``, where they are read already.
         description: what the progress bar says.
     """
+    specs = {"data": data, "lora": lora, "pseudo": pseudo}
+    asked: dict[str, Any] = {name: given and asdict(given) for name, given in specs.items()}
+    asked |= {"trainer": trainer.as_dict(), "init": init, "seed": seed}
+    kept = asked | (config or {})
     check_out(out, resume=resume)
     is_begun = any((out / name).exists() for name in (WEIGHTS, LAST))
     problems = data.problems()
@@ -146,9 +155,10 @@ def train(
                     held.enter_context(alone(out))
                     if not resume:
                         (out / PROBLEMS).unlink(missing_ok=True)
-                    write_config(out, spec, config or {}, resume=resume)
-                    resolved = resolved_config(spec, config or {})
-                    _keep_keys(out, run_keys(resolved, data_key(records), init), is_begun)
+                    write_config(out, spec, kept, resume=resume)
+                    resolved = resolved_config(spec, kept)
+                    keys = run_keys(resolved, data_key(records), init)
+                    _keep_keys(out, keys | {"precision": trainer.precision}, is_begun)
             links = None
             if pseudo is not None:
                 with fabric.rank_zero_first(local=True):
@@ -225,8 +235,20 @@ def make_pairs(
 
 
 def resolved_config(spec: ModelSpec, config: dict[str, Any]) -> dict[str, Any]:
-    """What is kept as a run's config."""
-    return asdict(spec) | {"seed": 0} | config
+    """What is kept as a run's config: the model's options with the defaults of those that are not
+    given, then ``config``."""
+    resolved = asdict(spec) | {
+        "backbone": backbone_options(spec.backbone["spec"]) | spec.backbone,
+        "method": {**spec.method, "init_args": _init_args(spec)},
+        "components": asdict(ComponentSpec(**spec.components)),
+    }
+    return resolved | {"seed": 0} | config
+
+
+def _init_args(spec: ModelSpec) -> dict[str, Any]:
+    parameters = signature(method_class(spec.method["class_path"])).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return defaults | (spec.method.get("init_args") or {})
 
 
 def write_config(out: Path, spec: ModelSpec, config: dict[str, Any], *, resume: bool) -> None:
@@ -234,8 +256,13 @@ def write_config(out: Path, spec: ModelSpec, config: dict[str, Any], *, resume: 
     have come since and are not set."""
     out.mkdir(parents=True, exist_ok=True)
     text, path = dump_config(resolved_config(spec, config)), out / CONFIG
-    if resume and path.exists() and _key(path.read_text()) != _key(text):
-        raise ConfigError(f"{path} differs from this run's config: resume with the same one")
+    if resume and path.exists():
+        both = (learnt_from(yaml.safe_load(one)) for one in (path.read_text(), text))
+        if found := differences(*both):
+            raise ConfigError(
+                f"{path} differs from this run's config ({', '.join(found[:3])}"
+                f"{', ...' if found[3:] else ''}): resume with the same one, or in another folder"
+            )
     with atomic(path) as draft:
         draft.write_text(text)
 
@@ -245,10 +272,7 @@ def _keep_keys(out: Path, keys: Keys, is_begun: bool) -> None:
     kept = kept_run_keys(out)
     if is_begun and not kept:
         return
-    if is_begun and (reason := differing(kept, keys)):
+    wanted = {name: keys[name] for name in keys if name != "precision"}  # the machine's choice
+    if is_begun and (reason := differing(kept, wanted)):
         raise ConfigError(f"{out} was begun from {reason}: resume with the same, or choose another")
     keep_run_keys(out, keys)
-
-
-def _key(text: str) -> str:
-    return config_key(yaml.safe_load(text))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from intarsia.errors import ConfigError, unknown
+
+Kind = Literal["cosine", "step", "constant"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +22,19 @@ class Schedule:
         gamma: for ``step``: factor of each decay.
     """
 
-    kind: Literal["cosine", "step", "constant"] = "cosine"
+    kind: Kind = "cosine"
     warmup: float = 0.05
     step_size: float = 0.34
     gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ConfigError(unknown("schedule", self.kind, get_args(Kind)))
+        for name, value, least in (("warmup", self.warmup, 0.0), ("gamma", self.gamma, 0.0)):
+            if not value >= least:
+                raise ConfigError(f"schedule.{name} is {value}: give at least 0")
+        if not self.step_size > 0:
+            raise ConfigError(f"schedule.step_size is {self.step_size}: give more than 0")
 
     def factor(self, step: int, total: int) -> float:
         """What the base rate is multiplied by at ``step`` of ``total``.

@@ -112,6 +112,7 @@ class Settings:
         self.schedule, self.clip_grad, self.ema = schedule, clip_grad, ema
         self.log_every, self.save_every = log_every, save_every
         self.validate_every = validate_every
+        self.asked_precision = precision
         if precision == "auto":
             asked = {"auto": best_device().type, "gpu": "cuda"}.get(accelerator, accelerator)
             precision = "bf16-mixed" if multiplies_bfloat16(asked) else "32-true"
@@ -129,10 +130,9 @@ class Settings:
         self._launched = False
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain values, ``precision`` as it was chosen."""
-        names = [name for name in signature(Settings).parameters if hasattr(self, name)]
-        values = {name: getattr(self, name) for name in names}
-        return values | {"schedule": asdict(self.schedule)}
+        """The settings as plain values, as they were asked for."""
+        values = {name: getattr(self, name) for name in signature(Settings).parameters}
+        return values | {"schedule": asdict(self.schedule), "precision": self.asked_precision}
 
     def launch(self) -> Fabric:
         """Start the other processes, if there are to be any; a second call does nothing.

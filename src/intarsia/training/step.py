@@ -94,7 +94,8 @@ class GradientStep:
 
         def products() -> Tensors:
             new_image, new_text = self.embed(part)
-            return {"loss": _product(new_image, image) + _product(new_text, text)}
+            found = [*_products(new_image, image), *_products(new_text, text)]
+            return {"loss": torch.stack(found).sum()}
 
         self._backward(products, 1 / self._loss_scale(), sync)
 
@@ -143,11 +144,11 @@ def _tensors(embeddings: Embeddings) -> Tensors:
     return embeddings.groups | extra
 
 
-def _product(part: Embeddings, gradients: Tensors) -> Tensor:
-    """Scalar whose gradient with respect to the embeddings is ``gradients``, padding cut off."""
+def _products(part: Embeddings, gradients: Tensors) -> list[Tensor]:
+    """Scalars the gradient of whose sum with respect to the embeddings is ``gradients``, padding
+    cut off; none where the loss pulls at the other side alone."""
     own = _tensors(part)
-    products = [(own[name] * _cut(g, own[name])).sum() for name, g in gradients.items()]
-    return torch.stack(products).sum()
+    return [(own[name] * _cut(g, own[name])).sum() for name, g in gradients.items()]
 
 
 def _cut(gradient: Tensor, like: Tensor) -> Tensor:
