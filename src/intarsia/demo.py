@@ -82,7 +82,7 @@ class Size:
     test: int
 
 
-FULL = Size(scenes=20_000, pretraining=650, adapting=140, test=800)
+FULL = Size(scenes=20_000, pretraining=560, adapting=120, test=800)
 FAST = Size(scenes=4_000, pretraining=80, adapting=12, test=200)
 
 
