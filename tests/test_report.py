@@ -141,7 +141,7 @@ def test_the_table_says_chance_and_n(tmp_path):
     page = report(tmp_path)
     assert page.texts("tfoot") == ["chance – 50.0"]
     assert len(page.find("i", class_="chance")) == 2
-    assert page.texts("span", class_="n") == ["n = 900 to 1,000", "n = 4,000"]
+    assert page.texts("span", class_="n") == ["(n = 900 to 1,000)", "(n = 4,000)"]
     assert report(tmp_path, columns={"r1": COLUMNS["r1"]}).find("tfoot") == []
 
 
