@@ -30,6 +30,7 @@ from intarsia.errors import ShapeError, unknown
 from intarsia.ops.blockwise import Table, contrast, labelled, negatives_of
 from intarsia.ops.comparisons import (
     AlignedScores,
+    Comparison,
     DifferentiatedScores,
     PairScores,
     leaves_of,
@@ -103,7 +104,10 @@ def matched_info_nce(
         ShapeError: shapes, dtypes, masks or ids do not fit.
     """
     x, y = _vectors(x, y, ndim=3)
-    return scored_info_nce(fine_grained_scores, x, y, x_mask, y_mask, scale, positives)
+    _check_mask("x", x, x_mask, dims=2)
+    _check_mask("y", y, y_mask, dims=2)
+    comparison = partial(DifferentiatedScores, function=fine_grained_scores)
+    return _scored(comparison, x, y, (x_mask, y_mask), scale, positives)
 
 
 def scored_info_nce(
@@ -142,6 +146,27 @@ def scored_info_nce(
     """
     _check_mask("x", x, x_mask, dims=2)
     _check_mask("y", y, y_mask, dims=2)
+    learnt = _learnt(scores, x, y, never_empty(x_mask), never_empty(y_mask))
+    comparison = partial(DifferentiatedScores, function=scores, learnt=learnt)
+    return _scored(comparison, x, y, (x_mask, y_mask), scale, positives, learnt, numbers)
+
+
+def never_empty(mask: Tensor | None) -> Tensor | None:
+    """Of what has nothing real, all: no mean is then one of nothing."""
+    return None if mask is None else mask | ~mask.any(1, keepdim=True)
+
+
+def _scored(
+    comparison: Comparison,
+    x: Tensor,
+    y: Tensor,
+    masks: Masks,
+    scale: Tensor,
+    positives: Positives | None,
+    learnt: tuple[Tensor, ...] = (),
+    numbers: int = 1,
+) -> Tensor:
+    x_mask, y_mask = masks
     ranks = current_ranks()
     if ranks.size > 1:  # or what one rank has and another has not would not meet
         x_mask, y_mask = (
@@ -150,23 +175,16 @@ def scored_info_nce(
         )
     real = None if x_mask is None else x_mask.any(1), None if y_mask is None else y_mask.any(1)
     labels = _labels(x, _ids(x, y, positives, ranks), real, ranks)
-    x_mask, y_mask = (_never_empty(mask) for mask in (x_mask, y_mask))
-    learnt = _learnt(scores, x, y, x_mask, y_mask)
-    comparison = partial(DifferentiatedScores, function=scores, learnt=learnt)
+    x_mask, y_mask = (never_empty(mask) for mask in (x_mask, y_mask))
     table = Table(comparison, 1, *labels, ranks, x_mask, y_mask, learnt, numbers)
     return ranks.sum(contrast(x, y, scale, table))
-
-
-def _never_empty(mask: Tensor | None) -> Tensor | None:
-    """Of what has nothing real, all: no mean is then one of nothing."""
-    return None if mask is None else mask | ~mask.any(1, keepdim=True)
 
 
 def _learnt(
     scores: PairScores, x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None
 ) -> tuple[Tensor, ...]:
     """The weights that scores are made with, found by making one."""
-    if not torch.is_grad_enabled() or scores is fine_grained_scores or not len(x) or not len(y):
+    if not torch.is_grad_enabled() or not len(x) or not len(y):
         return ()
     masks = (None if mask is None else mask[:1] for mask in (x_mask, y_mask))
     with torch.autocast(x.device.type, enabled=False):

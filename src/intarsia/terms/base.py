@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from intarsia.errors import ShapeError
-from intarsia.ops.contrastive import scored_info_nce
+from intarsia.ops.contrastive import never_empty, scored_info_nce
 from intarsia.types import Embeddings
 
 Entry = Literal["vector", "vectors", "candidates"]
@@ -31,8 +31,7 @@ class Side(NamedTuple):
 
     def never_empty(self) -> Side:
         """With all vectors of what has no real one."""
-        mask = None if self.mask is None else self.mask | ~self.mask.any(1, keepdim=True)
-        return Side(self.vectors, mask)
+        return Side(self.vectors, never_empty(self.mask))
 
     def row(self, index: int) -> Side:
         """One of them, still with its first axis."""

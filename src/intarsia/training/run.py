@@ -55,7 +55,8 @@ class DataSpec:
     """Which records.
 
     Args:
-        name: flickr8k, flickr30k, coco, scenes, file, webdataset, table or image_folder.
+        name: one of ``intarsia.data.readers.READERS``, such as flickr8k, coco, scenes,
+            scenes_places (captions that all name places), file, webdataset, table, image_folder.
         root: where they lie; None = the folder ``name`` in $INTARSIA_DATA.
         split: of the data set; a slice as in ``train[:5500]`` or ``train[-500:]`` takes a part.
         max_bad_fraction: largest share of unreadable records.
@@ -158,7 +159,7 @@ def train(
                     write_config(out, spec, kept, resume=resume)
                     resolved = resolved_config(spec, kept)
                     keys = run_keys(resolved, data_key(records), init)
-                    _keep_keys(out, keys | {"precision": trainer.precision}, is_begun)
+                    _keep_keys(out, keys, trainer.precision, is_begun)
             links = None
             if pseudo is not None:
                 with fabric.rank_zero_first(local=True):
@@ -267,12 +268,12 @@ def write_config(out: Path, spec: ModelSpec, config: dict[str, Any], *, resume: 
         draft.write_text(text)
 
 
-def _keep_keys(out: Path, keys: Keys, is_begun: bool) -> None:
-    """Of a run that was begun before there were keys, what it was begun from is not known."""
+def _keep_keys(out: Path, keys: Keys, precision: str, is_begun: bool) -> None:
+    """Of a run that was begun before there were keys, what it was begun from is not known. Its
+    ``precision``, which may be the machine's choice, is kept beside them."""
     kept = kept_run_keys(out)
     if is_begun and not kept:
         return
-    wanted = {name: keys[name] for name in keys if name != "precision"}  # the machine's choice
-    if is_begun and (reason := differing(kept, wanted)):
+    if is_begun and (reason := differing(kept, keys)):
         raise ConfigError(f"{out} was begun from {reason}: resume with the same, or choose another")
-    keep_run_keys(out, keys)
+    keep_run_keys(out, keys | {"precision": precision})

@@ -30,8 +30,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ConfigError(unknown("schedule", self.kind, get_args(Kind)))
-        for name, value, least in (("warmup", self.warmup, 0.0), ("gamma", self.gamma, 0.0)):
-            if not value >= least:
+        for name, value in (("warmup", self.warmup), ("gamma", self.gamma)):
+            if not value >= 0:
                 raise ConfigError(f"schedule.{name} is {value}: give at least 0")
         if not self.step_size > 0:
             raise ConfigError(f"schedule.step_size is {self.step_size}: give more than 0")
