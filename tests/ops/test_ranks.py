@@ -18,13 +18,22 @@ from torch import Tensor, nn
 
 from intarsia.ops import blockwise
 from intarsia.ops.contrastive import info_nce, matched_info_nce, patchwise_contrastive
+from intarsia.ops.matching import fine_grained_scores
 from intarsia.ops.ranks import ALONE, Ranks, across_ranks
+from intarsia.ops.sigmoid import scored_sigmoid
 
 BATCH, SLOTS, WIDTH = 8, 3, 5
 IDS = torch.tensor([3, 1, 3, 2, 1, 3, 7, 7])
 LENGTHS = torch.tensor([3, 0, 1, 2, 1, 3, 0, 2])  # real vectors of each row
 SPLITS = {2: [(5, 3), (8, 0)], 4: [(0, 5, 1, 2)]}  # rows of each rank
 BLOCKS = {(5, 3): 12, (8, 0): 2**22, (0, 5, 1, 2): 12}  # numbers at once: several blocks, or one
+
+
+def both_dots(x: Tensor, y: Tensor, *masks: None) -> tuple[Tensor, Tensor]:
+    found = x @ y.mT
+    return found, found
+
+
 LOSSES = {
     "global": lambda x, y, s, ids, mask: info_nce(x[:, 0], y[:, 0], s, (ids, ids)),
     "several ids": lambda x, y, s, ids, mask: info_nce(
@@ -39,6 +48,13 @@ LOSSES = {
     ),
     "nothing left": lambda x, y, s, ids, mask: matched_info_nce(
         x, y[:, : mask.shape[1]], None, torch.zeros_like(mask), s
+    ),
+    "sigmoid": lambda x, y, s, ids, mask: scored_sigmoid(
+        fine_grained_scores, x, y[:, : mask.shape[1]], (None, mask), s, -s / 2, (ids, ids)
+    ),
+    "sigmoid, several ids": lambda x, y, s, ids, mask: scored_sigmoid(
+        *(both_dots, x[:, 0], y[:, 0], (None, None), s, -s / 2),
+        (torch.stack([ids, ids - 1, ids - ids - 1], 1), ids),
     ),
     **{
         negatives: lambda x, y, s, ids, mask, n=negatives: patchwise_contrastive(

@@ -107,7 +107,8 @@ def matched_info_nce(
     _check_mask("x", x, x_mask, dims=2)
     _check_mask("y", y, y_mask, dims=2)
     comparison = partial(DifferentiatedScores, function=fine_grained_scores)
-    return _scored(comparison, x, y, (x_mask, y_mask), scale, positives)
+    table = _table(comparison, x, y, (x_mask, y_mask), positives)
+    return table.ranks.sum(contrast(x, y, scale, table))
 
 
 def scored_info_nce(
@@ -144,11 +145,24 @@ def scored_info_nce(
     Raises:
         ShapeError: masks or ids do not fit.
     """
-    _check_mask("x", x, x_mask, dims=2)
-    _check_mask("y", y, y_mask, dims=2)
-    learnt = _learnt(scores, x, y, never_empty(x_mask), never_empty(y_mask))
+    table = table_of_scores(scores, x, y, (x_mask, y_mask), positives, numbers)
+    return table.ranks.sum(contrast(x, y, scale, table))
+
+
+def table_of_scores(
+    scores: PairScores,
+    x: Tensor,
+    y: Tensor,
+    masks: Masks,
+    positives: Positives | None,
+    numbers: int = 1,
+) -> Table:
+    """What :func:`scored_info_nce` compares with what, for any loss; arguments as there."""
+    _check_mask("x", x, masks[0], dims=2)
+    _check_mask("y", y, masks[1], dims=2)
+    learnt = _learnt(scores, x, y, *(never_empty(mask) for mask in masks))
     comparison = partial(DifferentiatedScores, function=scores, learnt=learnt)
-    return _scored(comparison, x, y, (x_mask, y_mask), scale, positives, learnt, numbers)
+    return _table(comparison, x, y, masks, positives, learnt, numbers)
 
 
 def never_empty(mask: Tensor | None) -> Tensor | None:
@@ -156,16 +170,15 @@ def never_empty(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else mask | ~mask.any(1, keepdim=True)
 
 
-def _scored(
+def _table(
     comparison: Comparison,
     x: Tensor,
     y: Tensor,
     masks: Masks,
-    scale: Tensor,
     positives: Positives | None,
     learnt: tuple[Tensor, ...] = (),
     numbers: int = 1,
-) -> Tensor:
+) -> Table:
     x_mask, y_mask = masks
     ranks = current_ranks()
     if ranks.size > 1:  # or what one rank has and another has not would not meet
@@ -176,8 +189,7 @@ def _scored(
     real = None if x_mask is None else x_mask.any(1), None if y_mask is None else y_mask.any(1)
     labels = _labels(x, _ids(x, y, positives, ranks), real, ranks)
     x_mask, y_mask = (never_empty(mask) for mask in (x_mask, y_mask))
-    table = Table(comparison, 1, *labels, ranks, x_mask, y_mask, learnt, numbers)
-    return ranks.sum(contrast(x, y, scale, table))
+    return Table(comparison, 1, *labels, ranks, x_mask, y_mask, learnt, numbers)
 
 
 def _learnt(
