@@ -52,7 +52,8 @@ def export(directory: Path, to: Target, out: Path, *, results: Sequence[Path] = 
     assert isinstance(backbone, OpenClipBackbone | HuggingFaceBackbone)
     temperature = getattr(model.method, "temperature", None)
     if isinstance(temperature, Temperature):
-        backbone.take_temperature(temperature.logit_scale)
+        bias = getattr(temperature, "logit_bias", None)
+        backbone.take_temperature(temperature.logit_scale, bias)
     backbone.export(out)
     config = yaml.safe_load((directory / CONFIG).read_text())
     with atomic(out / "README.md") as draft:

@@ -101,13 +101,15 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Dims:
-    """What a method must know of its backbone: width D, patch grid (h, w), most tokens N, and the
-    inverse temperature at which its joint space was trained (None = a fresh space)."""
+    """What a method must know of its backbone: width D, patch grid (h, w), most tokens N, the
+    inverse temperature at which its joint space was trained (None = a fresh space), and the bias
+    (None = it was trained without: no sigmoid loss)."""
 
     embed: int
     grid: tuple[int, int]
     context: int
     scale: float | None = field(default=None, compare=False, repr=False)
+    bias: float | None = field(default=None, compare=False, repr=False)
 
     @property
     def num_patches(self) -> int:

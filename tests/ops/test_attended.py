@@ -52,7 +52,7 @@ def reference(pool: AttentionPool, patches: Tensor, text: Tensor) -> tuple[Tenso
 
 
 def expected(pool: AttentionPool, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-    real = [row if mask is None else row[m] for row, m in zip(x, x if mask is None else mask)]
+    real = list(x) if mask is None else [row[m] for row, m in zip(x, mask, strict=True)]
     return torch.stack([torch.stack([reference(pool, p, t)[0] for t in y]) for p in real])
 
 

@@ -101,7 +101,9 @@ def test_16_bits_are_summed_in_32(blocks, kind):
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, theirs, atol=0, rtol=0.01)
     for a, b in zip(
-        torch.autograd.grad(1000 * ours, (x, y)), torch.autograd.grad(1000 * theirs, (x, y))
+        torch.autograd.grad(1000 * ours, (x, y)),
+        torch.autograd.grad(1000 * theirs, (x, y)),
+        strict=True,
     ):
         assert a.dtype == kind and a.isfinite().all()
         torch.testing.assert_close(a, b, atol=0.02 * b.abs().max().item(), rtol=0.02)

@@ -60,8 +60,9 @@ class HuggingFaceBackbone(Backbone):
         positions = model.config.text_config.max_position_embeddings
         context = context_of(context_length, min(positions, tokenizer.model_max_length), name)
         side = self.transform.size // model.config.vision_config.patch_size
-        scale = model.logit_scale.exp().item()
-        self.dims = Dims(self._embed_width(), (side, side), context, scale)
+        scale, bias = model.logit_scale.exp().item(), getattr(model, "logit_bias", None)
+        bias = None if bias is None else bias.item()
+        self.dims = Dims(self._embed_width(), (side, side), context, scale, bias)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -73,11 +74,14 @@ class HuggingFaceBackbone(Backbone):
             clean=self._clean,
         )
 
-    def take_temperature(self, logit_scale: Tensor) -> None:
-        """Make a trained (log) temperature the exported model's own; a bias keeps its threshold."""
+    def take_temperature(self, logit_scale: Tensor, logit_bias: Tensor | None = None) -> None:
+        """Make a trained (log) temperature the exported model's own; a bias of its own, unless one
+        was trained as well, keeps its threshold."""
         with torch.no_grad():
             bias = getattr(self.model, "logit_bias", None)
-            if bias is not None:
+            if bias is not None and logit_bias is not None:
+                bias.copy_(logit_bias)
+            elif bias is not None:
                 bias.mul_((logit_scale - self.model.logit_scale).exp())
             self.model.logit_scale.copy_(logit_scale)
 

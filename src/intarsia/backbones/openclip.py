@@ -63,7 +63,9 @@ class OpenClipBackbone(Backbone):
         width, most = _config(arch)["embed_dim"], int(tokenizer.context_length)
         context = context_of(context_length, most, arch)
         scale = self._other_weights["logit_scale"].exp().item()
-        self.dims = Dims(width, self.vision.grid, context, scale)
+        own_bias = self._other_weights.get("logit_bias")
+        bias = None if own_bias is None else own_bias.item()
+        self.dims = Dims(width, self.vision.grid, context, scale, bias)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -92,12 +94,16 @@ class OpenClipBackbone(Backbone):
     def towers(self) -> list[nn.Module]:
         return [*self.vision.towers(), *self.text.towers()]
 
-    def take_temperature(self, logit_scale: Tensor) -> None:
-        """Make a trained (log) temperature the exported model's own; a bias keeps its threshold."""
+    def take_temperature(self, logit_scale: Tensor, logit_bias: Tensor | None = None) -> None:
+        """Make a trained (log) temperature the exported model's own; a bias of its own, unless one
+        was trained as well, keeps its threshold."""
         before = self._other_weights["logit_scale"]
-        if "logit_bias" in self._other_weights:
+        bias = self._other_weights.get("logit_bias")
+        if bias is not None and logit_bias is not None:
+            self._other_weights["logit_bias"] = logit_bias.detach().clone().view_as(bias)
+        elif bias is not None:
             ratio = (logit_scale.detach().cpu() - before.cpu()).exp()
-            self._other_weights["logit_bias"] = self._other_weights["logit_bias"].cpu() * ratio
+            self._other_weights["logit_bias"] = bias.cpu() * ratio
         self._other_weights["logit_scale"] = logit_scale.detach().clone().view_as(before)
 
     def export(self, folder: Path) -> None:

@@ -35,6 +35,21 @@ class Temperature(nn.Module):
         return self.logit_scale.exp()
 
 
+class TemperatureAndBias(Temperature):
+    """Of a sigmoid loss: the inverse temperature and the logit of a score of 0, both learnable.
+
+    Args:
+        start: as of :class:`Temperature`, of a space that was trained with a sigmoid loss.
+        bias: the bias of that space; None = a fresh start, both at what SigLIP and FLAIR give a
+            bias, -10, and a fresh temperature. (A softmax temperature is none for a sigmoid: at
+            CLIP's 100 no one bias would do for all of its pairs.)
+    """
+
+    def __init__(self, start: float | None = None, bias: float | None = None) -> None:
+        super().__init__(None if bias is None else start)
+        self.logit_bias = nn.Parameter(torch.tensor(-10.0 if bias is None else bias))
+
+
 class Method(nn.Module, ABC):
     """One idea of aligning pictures with texts; the keyword-only constructor is its config.
 

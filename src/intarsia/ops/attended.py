@@ -52,7 +52,7 @@ class AttentionPool(nn.Module):
     def queries(self, y: Tensor) -> Tensor:
         """(T,D) -> (T,D), scaled for the product with keys."""
         scale = self.attn.head_dim**-0.5
-        return self._project(self.ln_q, y, 0) * scale
+        return self._project(self.ln_q, y, 0).mul(float(scale))
 
     def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(I,M,D) -> both (I,M,D)."""
@@ -60,7 +60,9 @@ class AttentionPool(nn.Module):
 
     def _project(self, norm: nn.Module, vectors: Tensor, part: int) -> Tensor:
         weights, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
-        return F.linear(norm(vectors.to(weights.dtype)), weights.chunk(3)[part], bias.chunk(3)[part])
+        return F.linear(
+            norm(vectors.to(weights.dtype)), weights.chunk(3)[part], bias.chunk(3)[part]
+        )
 
 
 def attended_scores(
@@ -82,8 +84,7 @@ def attended_scores(
         ShapeError: widths, types, devices or the mask's shape do not fit.
     """
     _check(x, y, x_mask, pool)
-    scores: Tensor = _Attend.apply(*_projected(x, y[None], pool, x_mask))
-    return scores
+    return _scores(_projected(x, y[None], pool, x_mask))
 
 
 def attended_pairs(
@@ -93,8 +94,7 @@ def attended_pairs(
     _check(x, y, x_mask, pool)
     if len(x) != len(y):
         raise ShapeError(f"{len(x)} pictures cannot be paired with {len(y)} texts")
-    scores: Tensor = _Attend.apply(*_projected(x, y[:, None], pool, x_mask))
-    return scores[:, 0]
+    return _scores(_projected(x, y[:, None], pool, x_mask))[:, 0]
 
 
 def attention_of_pairs(
@@ -113,10 +113,13 @@ def attention_of_pairs(
     return logits.softmax(2)[..., :-1].mean(1)
 
 
-def _projected(
-    x: Tensor, y: Tensor, pool: AttentionPool, x_mask: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    """The fields of :class:`Projected`; y (G,t,D): G = 1 where all texts meet all pictures."""
+def _scores(projected: Projected) -> Tensor:
+    scores: Tensor = _Attend.apply(*projected)
+    return scores
+
+
+def _projected(x: Tensor, y: Tensor, pool: AttentionPool, x_mask: Tensor | None) -> Projected:
+    """Of y (G,t,D): G = 1 where all texts meet all pictures."""
     kind, heads = _kind(x), pool.attn.num_heads
     allowed = None
     if x_mask is not None:
@@ -128,9 +131,9 @@ def _projected(
             for side in pool.keys_and_values(x)
         )  # (I,H,M + 1,d)
         queries = pool.queries(y).mT.unflatten(1, (heads, -1))  # (G,H,d,t)
-    bias = pool.attn.out_proj.bias
-    parts = queries, keys, values, pool.attn.out_proj.weight, bias, y.mT
-    return *(part.to(kind).contiguous() for part in parts), allowed
+    output = pool.attn.out_proj
+    parts = queries, keys, values, output.weight, output.bias, y.mT
+    return Projected(*(part.to(kind).contiguous() for part in parts), allowed)
 
 
 def _kind(x: Tensor) -> torch.dtype:
@@ -146,22 +149,17 @@ class _Attend(torch.autograd.Function):
     """Scores (I,t) of what is projected, block by block; the backward pass makes blocks again."""
 
     @staticmethod
-    def forward(ctx: Any, *parts: Tensor | None) -> Tensor:
+    def forward(ctx: Any, *parts: Any) -> Tensor:
         ctx.save_for_backward(*parts)
-        with torch.autocast(_device_type(parts), enabled=False):
+        with torch.autocast(parts[0].device.type, enabled=False):
             return forward(Projected(*parts))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         parts = ctx.saved_tensors
-        with torch.autocast(_device_type(parts), enabled=False):
+        with torch.autocast(parts[0].device.type, enabled=False):
             return *backward(Projected(*parts), grads[0]), None
-
-
-def _device_type(parts: tuple[Tensor | None, ...]) -> str:
-    assert parts[0] is not None
-    return parts[0].device.type
 
 
 def _check(x: Tensor, y: Tensor, x_mask: Tensor | None, pool: AttentionPool) -> None:

@@ -176,7 +176,7 @@ def backward(all_: Projected, grad: Tensor) -> list[Tensor]:
         )
         for place, part in zip(places, found, strict=True):
             place += part
-    return [total.to(part.dtype) for total, part in zip(sums, all_, strict=False)]
+    return [total.to(part.dtype) for total, part in zip(sums, all_[:6], strict=True)]
 
 
 def _gradients(block: _Block, grad: Tensor) -> tuple[Tensor, ...]:

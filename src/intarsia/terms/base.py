@@ -12,6 +12,7 @@ from torch import Tensor
 
 from intarsia.errors import ShapeError
 from intarsia.ops.contrastive import never_empty, scored_info_nce
+from intarsia.ops.sigmoid import scored_sigmoid
 from intarsia.types import Embeddings
 
 Entry = Literal["vector", "vectors", "candidates"]
@@ -121,8 +122,7 @@ class Term(ABC):
         """Symmetric InfoNCE of the term's scores, each direction with its own.
 
         Scores and their gradients exist a block at a time, whatever the term, and the pairs of all
-        ranks meet (:mod:`intarsia.ops.contrastive`). A block is taken to need a number for each
-        vector of a picture with each of a text.
+        ranks meet (:mod:`intarsia.ops.contrastive`).
 
         Args:
             image: of B pairs; its and the texts' ``ids`` say which are positives.
@@ -130,9 +130,28 @@ class Term(ABC):
             scale: scalar, the inverse temperature.
         """
         (x, x_mask), (y, y_mask) = self.sides(image, text)
-        positives = same_picture(image, text)
-        numbers = math.prod(side.shape[1] for side in (x, y) if side.ndim > 2)
+        positives, numbers = same_picture(image, text), self.numbers(x, y)
         return scored_info_nce(self._block, x, y, x_mask, y_mask, scale, positives, numbers=numbers)
+
+    def sigmoid(self, image: Embeddings, text: Embeddings, scale: Tensor, bias: Tensor) -> Tensor:
+        """The sigmoid loss of the term's scores, of every pair on its own (SigLIP, eq. 1), in
+        blocks and across ranks like :meth:`contrast` (:mod:`intarsia.ops.sigmoid`).
+
+        Args:
+            image: of B pairs; its and the texts' ``ids`` say which are positives.
+            text: of the same pairs.
+            scale: scalar, the inverse temperature.
+            bias: scalar, the logit of a score of 0.
+        """
+        (x, x_mask), (y, y_mask) = self.sides(image, text)
+        positives, numbers = same_picture(image, text), self.numbers(x, y)
+        masks = x_mask, y_mask
+        return scored_sigmoid(self._block, x, y, masks, scale, bias, positives, numbers=numbers)
+
+    def numbers(self, x: Tensor, y: Tensor) -> int:
+        """How many numbers :meth:`scores` keeps for one pair, at most: that many fewer pairs make a
+        block. Unless replaced, one for each vector of a picture with each of a text."""
+        return math.prod(side.shape[1] for side in (x, y) if side.ndim > 2)
 
     def _block(
         self, x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None
