@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from intarsia.backbones.loading import load_backbone
-from intarsia.methods import Clip, ComAlign, Filip, HarmoClip, Registers
+from intarsia.methods import Clip, ComAlign, Filip, Flair, HarmoClip, Registers
+from intarsia.types import Dims
 
 
 @pytest.fixture(params=["hf-clip", "hf-siglip", "openclip", "openclip-siglip", "scenes-resnet"])
@@ -91,6 +92,27 @@ def test_terms_start_at_the_scale_of_the_space_they_start_in(clip_folder, tmp_pa
             start = expected if name != "roles" else 1 / 0.07
             assert temperature().item() == pytest.approx(start), name
     assert Clip(replace(dims, scale=117.0)).temperature().item() == pytest.approx(117.0)
+
+
+def test_a_sigmoid_loss_starts_where_a_sigmoid_loss_left_off():
+    """A softmax temperature is none for a sigmoid."""
+    dims = Dims(16, (2, 2), 8, 117.0)
+    for bias, scale, start in ((None, 1 / 0.07, -10.0), (-12.9, 117.0, -12.9)):
+        method = Flair(replace(dims, bias=bias))
+        assert method.temperature().item() == pytest.approx(scale)
+        assert method.temperature.logit_bias.item() == pytest.approx(start)
+        assert method.local_temperature().item() == pytest.approx(1 / 0.07)
+        assert method.local_temperature.logit_bias.item() == -10
+
+
+def test_a_trained_bias_goes_back(any_backbone):
+    if any_backbone.dims.scale is None:
+        assert any_backbone.dims.bias is None
+        return
+    before = biases(any_backbone)
+    assert [any_backbone.dims.bias] == (before or [None])
+    any_backbone.take_temperature(torch.tensor(1.0), torch.tensor(-4.5))
+    assert biases(any_backbone) == [-4.5] * len(before)
 
 
 def test_every_pretrained_space_says_its_scale(any_backbone):

@@ -83,8 +83,8 @@ def test_an_imported_table_is_evaluated_by_the_same_options(tmp_path):
     [
         (
             f"{TRAIN} --method Clp",
-            "unknown method 'Clp': choose from Clip, ComAlign, Filip, HarmoClip, Registers "
-            "(did you mean Clip?)",
+            "unknown method 'Clp': choose from Clip, ComAlign, Filip, Flair, HarmoClip, "
+            "Registers (did you mean Clip?)",
         ),
         (f"{TRAIN} --method Registers --method.layrs 3", "(did you mean layers?)"),
         (f"{TRAIN} --method Clip --method.layers 3", "option of --method Clip 'layers': there is"),

@@ -220,6 +220,7 @@ def test_alignment_and_patch_map_have_the_shapes_of_their_sides(method):
     [
         ("Registers", ("lambda_global", "lambda_local")),
         ("Filip", ("lambda_global", "lambda_local")),
+        ("Flair", ("lambda_global", "lambda_local")),
         ("HarmoClip", ("w_gc", "w_lrc", "w_gr")),
     ],
 )

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from intarsia.errors import ShapeError
 from intarsia.ops import blockwise
-from intarsia.terms import Aligned, Dot, MeanMax, Side, Term
+from intarsia.ops.attended import AttentionPool
+from intarsia.terms import Aligned, Attended, Dot, MeanMax, Side, Term
 from intarsia.terms.similarity import paired_scores, pairwise_scores
 from intarsia.types import Embeddings
 
@@ -34,6 +35,15 @@ class Pooled(Term):
 
 
 KINDS = [Dot("whole"), Aligned("slots"), MeanMax("words"), Nearest("slots")]
+
+
+def pooling() -> tuple[Attended, Embeddings, Embeddings]:
+    """A term of pictures with many vectors and texts with one, whose ends are sides of a batch."""
+    torch.manual_seed(0)
+    ids = torch.tensor([0, 1, 2, 2, 3, 4, 5])
+    image, text = embeddings(7, 0, ids=ids), embeddings(7, 1, ids=ids)
+    asks = Embeddings({"words": text["whole"]}, ids=ids)
+    return Attended("words", pool=AttentionPool(4, 2)), image, asks
 
 
 def embeddings(rows: int, seed: int, **more) -> Embeddings:
@@ -152,6 +162,58 @@ def test_blocks_of_a_term_are_as_small_as_its_numbers_ask(monkeypatch):
     image, text = embeddings(6, 0), embeddings(6, 1)
     Watched("words").contrast(image, text, torch.tensor(7.0))
     assert max(a * b for a, b in seen) <= 4
+
+
+@pytest.mark.parametrize("numbers", [2**22, 12], ids=["one block", "many blocks"])
+@pytest.mark.parametrize("loss", ["contrast", "sigmoid"])
+def test_a_pool_of_patches_is_trained_by_either_loss(numbers, loss, monkeypatch):
+    monkeypatch.setattr(blockwise, "BLOCK_NUMBERS", numbers)
+    term, image, text = pooling()
+    scale, bias = torch.tensor(7.0, requires_grad=True), torch.tensor(-2.0, requires_grad=True)
+    if loss == "contrast":
+        ours = term.contrast(image, text, scale)
+        theirs = dense_loss(term, image, text, scale, image.ids)
+    else:
+        ours = term.sigmoid(image, text, scale, bias)
+        z = 2.0 * (image.ids[:, None] == text.ids) - 1
+        logits = term.scores(*term.sides(image, text))[0] * scale + bias
+        theirs = -F.logsigmoid(z * logits).sum() / 7
+    leaves = [image["words"], text["words"], scale, *term.pool.parameters()]
+    torch.testing.assert_close(ours, theirs)
+    grads = (torch.autograd.grad(side, leaves) for side in (ours, theirs))
+    for a, b in zip(*grads, strict=True):
+        assert b.abs().sum() > 0
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_every_term_knows_the_sigmoid_loss():
+    ids = torch.tensor([0, 1, 2, 2, 3, 4, 5])
+    image, text = embeddings(7, 0, ids=ids), embeddings(7, 1, ids=ids)
+    z = 2.0 * (ids[:, None] == ids) - 1
+    for term in KINDS:
+        ways = term.scores(*term.sides(image, text))
+        costs = [-F.logsigmoid(z * (way * 7 - 3)).sum() / 7 for way in ways]
+        found = term.sigmoid(image, text, torch.tensor(7.0), torch.tensor(-3.0))
+        torch.testing.assert_close(found, sum(costs) / 2)
+
+
+def test_pools_score_in_pairs_and_alone():
+    term, image, text = pooling()
+    image.masks["words"][3] = False
+    i2t, t2i = pairwise_scores(image, text, [term])
+    assert torch.equal(i2t, t2i) and (i2t[3] == 0).all() and (i2t[2] != 0).all()
+    for way in paired_scores(image, text, [term]):
+        torch.testing.assert_close(way, i2t.diagonal())
+    with pytest.raises(ShapeError, match="no single vector: it enters as candidates"):
+        term.index_vectors(image)
+    with pytest.raises(ShapeError, match=r"\(Attended\) is \(7, 5, 4\).*\(7, 5, 4\)"):
+        term.sides(image, image)
+    found = term.alignment(image.rows(slice(1)), text.rows(slice(1)))
+    assert found.shape == (5, 1)
+    for k in range(5):
+        alone = Embeddings({"words": image["words"][:1, k : k + 1]})
+        score = pairwise_scores(alone, text.rows(slice(1)), [term])[0]
+        torch.testing.assert_close(found[k], score[0])
 
 
 def test_a_group_with_padding_is_for_terms_that_look_at_masks():

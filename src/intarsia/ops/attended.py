@@ -132,8 +132,9 @@ def _projected(x: Tensor, y: Tensor, pool: AttentionPool, x_mask: Tensor | None)
         )  # (I,H,M + 1,d)
         queries = pool.queries(y).mT.unflatten(1, (heads, -1))  # (G,H,d,t)
     output = pool.attn.out_proj
-    parts = queries, keys, values, output.weight, output.bias, y.mT
-    return Projected(*(part.to(kind).contiguous() for part in parts), allowed)
+    parts = [queries, keys, values, output.weight, output.bias, y.mT]
+    queries, keys, values, weight, bias, texts = (part.to(kind).contiguous() for part in parts)
+    return Projected(queries, keys, values, weight, bias, texts, allowed)
 
 
 def _kind(x: Tensor) -> torch.dtype:
