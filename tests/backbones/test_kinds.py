@@ -40,7 +40,7 @@ KINDS = [
     "dual-resnet",
 ]
 HALVES = torch.bfloat16, torch.float16
-METHODS = ["Clip", "Filip", "Registers", "HarmoClip"]
+METHODS = ["Clip", "Filip", "Flair", "Registers", "HarmoClip"]
 SIZES = {"intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel, MobileNetV2Config, MobileNetV2Mo
 from intarsia.backbones.dual import DualEncoder
 from intarsia.encode.pairs import LivePairs
 from intarsia.errors import ConfigError
-from intarsia.methods import Clip, Filip, HarmoClip, Method, Registers
+from intarsia.methods import Clip, Filip, Flair, HarmoClip, Method, Registers
 from intarsia.methods.base import Temperature, normalised
 from intarsia.model import Model
 from intarsia.ops.matching import fine_grained_scores
@@ -89,7 +89,7 @@ def without_dropout(model):
             module.p = 0.0
 
 
-@of(Clip, Filip, HarmoClip, Registers, Words, Captioner)
+@of(Clip, Filip, Flair, HarmoClip, Registers, Words, Captioner)
 def test_chunks_give_the_gradients_of_the_whole_batch(model, batch):
     without_dropout(model)
     losses, whole = gradients(model, batch, None, share=0.5)
