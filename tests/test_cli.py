@@ -77,7 +77,8 @@ def test_evaluate_prints_a_table_and_writes_a_result(run, protocol, capsys, tmp_
     )
     result = json.loads(file.read_text())
     assert tuple(result) == KEYS
-    assert result["protocol"] == protocol and result["seed"] == 0
+    counting = {"retrieval": " (5 captions)", "pointing": " (mentions)"}.get(protocol, "")
+    assert result["protocol"] == protocol + counting and result["seed"] == 0
     assert result["config"]["method"]["class_path"].endswith("Registers")
     for metric in result["metrics"].values():
         assert metric["ci95"][0] <= metric["value"] <= metric["ci95"][1]

@@ -183,7 +183,7 @@ def _evaluate(
         write_result(
             out / "results" / f"{name}_{protocol}.json",
             make_result(
-                protocol=protocol,
+                protocol=evaluation.of(protocol),
                 split="test",
                 metrics=found,
                 per_query=evaluation.per_query,

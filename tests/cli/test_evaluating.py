@@ -55,9 +55,9 @@ def proposals(tmp_path):
 @pytest.mark.parametrize(
     ("options", "protocol"),
     [
-        ("", "grounding (maps)"),
-        ("--source proposals", "grounding (proposals-regions)"),
-        ("--source both --targets merged", "grounding (both-regions-merged)"),
+        ("", "grounding (maps-any-box)"),
+        ("--source proposals", "grounding (proposals-regions-any-box)"),
+        ("--source both --targets merged", "grounding (both-regions-merged-box)"),
     ],
 )
 def test_grounding_on_scenes(options, protocol, tmp_path, capsys):
@@ -75,7 +75,7 @@ def test_grounding_of_categories_with_a_detector(proposals, tmp_path):
         f"--components.detector file:{instances} --components.options.threshold 0.5",
         tmp_path / "r.json",
     )
-    assert result["protocol"] == "grounding (proposals-detector)" and result["n"] == 3
+    assert result["protocol"] == "grounding (proposals-detector-any-box)" and result["n"] == 3
     assert result["metrics"]["bound"]["value"] == 100
     settings = result["config"]["evaluation"]
     assert settings["detector"] == f"file:{instances}" and settings["options"] == {"threshold": 0.5}

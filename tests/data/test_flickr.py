@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from intarsia.data.flickr import flickr8k, flickr30k
+from intarsia.data.flickr import flickr8k
+from intarsia.data.karpathy import flickr30k
 from intarsia.data.order import Part
 from intarsia.data.problems import Problems
 from intarsia.data.readers import read

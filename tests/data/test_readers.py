@@ -19,7 +19,9 @@ def captions(tmp_path: Path) -> Path:
 
 
 def test_unknown_name_fails_at_once_with_the_choices() -> None:
-    with pytest.raises(ConfigError, match="unknown data set 'cocoo': choose from coco, file"):
+    with pytest.raises(
+        ConfigError, match="unknown data set 'cocoo': choose from coco, coco-karpathy, file"
+    ):
         read("cocoo")
 
 
@@ -87,13 +89,16 @@ def test_bad_records_are_told_in_one_warning(
 def test_every_reader_has_its_name() -> None:
     assert set(READERS) == {
         "flickr8k",
+        "flickr8k-karpathy",
         "flickr30k",
+        "flickr30k-csv",
         "flickr30k_entities",
         "visual_genome",
         "refcoco",
         "refcoco+",
         "refcocog",
         "coco",
+        "coco-karpathy",
         "file",
         "webdataset",
         "table",

@@ -1,9 +1,13 @@
 """Grounding of colours, which the model of these tests gets right, and against hand-made boxes."""
 
+import json
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from intarsia.data.problems import Problems
+from intarsia.data.readers import read
 from intarsia.errors import DataError
 from intarsia.evaluation.grounding import (
     NOWHERE,
@@ -80,7 +84,7 @@ def test_a_model_that_is_right_is_found_right(colour_model, painted, source):
     assert found.pop("pointing_chance") == pytest.approx(100 * (2 * 2 + 2 * 3 + 2 * 2) / 49 / 3)
     assert found.pop("r1_chance", 100 / 3) == pytest.approx(100 / 3)
     assert set(found.values()) == {100.0}
-    assert evaluation.variant == {"maps": "maps"}.get(source, f"{source}-regions")
+    assert evaluation.variant == {"maps": "maps-any-box"}.get(source, f"{source}-regions-any-box")
     assert evaluation.per_query["r1"].clusters.tolist() == [0, 0, 0]
 
 
@@ -147,7 +151,7 @@ def test_any_of_several_boxes_or_the_one_around_them(colour_model, painted):
     }
     assert values(runs["any"])["r1"] == 100
     assert values(runs["merged"])["bound"] == 0
-    assert runs["merged"].variant == "proposals-regions-merged"
+    assert runs["merged"].variant == "proposals-regions-merged-box"
 
 
 def test_a_detector_proposes_and_is_told_the_phrases(colour_model, painted):
@@ -168,7 +172,7 @@ def test_a_detector_proposes_and_is_told_the_phrases(colour_model, painted):
         colour_model, [record], Problems(0.0), source="proposals", detector=Finds()
     )
     assert asked == [("r", [["red", "blue"]])]
-    assert values(found)["r1"] == 100 and found.variant == "proposals-detector"
+    assert values(found)["r1"] == 100 and found.variant == "proposals-detector-any-box"
     fewer = evaluate_grounding(
         *(colour_model, [record], Problems(0.0)),
         source="proposals",
@@ -198,6 +202,66 @@ def test_what_a_text_means():
     assert mentions(record) == {"red": {(0,), (1,)}, "blue": {(1,)}}
 
 
+def test_every_mention_counts_as_often_as_it_is_said(colour_model, painted):
+    """Flickr30k Entities: "red" in two sentences of the red square, then once of the blue one
+    (another chain), and "blue" once; "RED" is a mention, too. Right are 2 + 1 + 1 of 5; of distinct
+    texts "red" is ambiguous, which leaves "RED" and "blue"."""
+    boxes = {"red": QUADRANTS[0], "blue": QUADRANTS[3]}
+    more = [("red", (0,)), ("red", (1,)), ("RED", (0,))]
+    record = record_of(painted((112, 112), boxes), boxes, phrases=[*more, ("sky", ())])
+    for source in ("maps", "proposals", "both"):
+        found = evaluate_grounding(colour_model, [record], Problems(0.0), source=source)
+        assert found.per_query["r1"].values.tolist() == [100, 100, 100, 0, 100]
+        assert found.per_query["pointing"].values.tolist() == [100, 100, 100, 0, 100]
+        left_out = {"phrase_without_a_box_left_out": 1}
+        assert found.counted == {"pictures": 1, "phrases": 5, **left_out}
+    distinct = evaluate_grounding(colour_model, [record], Problems(0.0), counting="distinct")
+    assert (distinct.metrics["r1"].n, distinct.variant) == (2, "maps-any-box-distinct")
+    assert distinct.counted["phrase_that_means_several_sets_of_boxes_left_out"] == 1
+
+
+def test_the_protocol_pointing_counts_alike(colour_model, painted):
+    boxes = {"red": QUADRANTS[0], "blue": QUADRANTS[3]}
+    record = record_of(painted((112, 112), boxes), boxes, phrases=[("red", (0,)), ("red", (1,))])
+    mentions = evaluate_pointing(colour_model, [record], Problems())
+    assert mentions.per_query["pointing"].values.tolist() == [100, 100, 100, 0]
+    assert (mentions.of("pointing"), mentions.counted["phrases"]) == ("pointing (mentions)", 4)
+    distinct = evaluate_pointing(colour_model, [record], Problems(), counting="distinct")
+    assert distinct.per_query["pointing"].values.tolist() == [100]
+    assert distinct.of("pointing") == "pointing (distinct)"
+
+
+def test_refcoco_chooses_among_all_objects(colour_model, tmp_path):
+    """One expression said twice of the red square, once of the blue; two more squares that nobody
+    refers to are candidates all the same, so that a random order is right in a quarter."""
+    image = Image.new("RGB", (112, 112))
+    colours = ("red", "lime", "blue", "yellow")
+    for colour, box in zip(colours, QUADRANTS, strict=True):
+        image.paste(colour, box)
+    (tmp_path / "train2014").mkdir()
+    image.save(tmp_path / "train2014" / "9.png")
+    boxes = [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in QUADRANTS]
+    instances = {
+        "images": [{"id": 9, "file_name": "9.png", "width": 112, "height": 112}],
+        "categories": [{"id": 1, "name": "square"}],
+        "annotations": [
+            {"id": 10 + i, "image_id": 9, "category_id": 1, "bbox": box, "iscrowd": i == 3}
+            for i, box in enumerate(boxes)
+        ],
+    }
+    refs = [
+        {"ref_id": i, "ann_id": ann, "image_id": 9, "split": "val"}
+        | {"sentences": [{"sent": text} for text in texts]}
+        for i, (ann, texts) in enumerate([(10, ("red", "red")), (12, ("blue",))])
+    ]
+    (tmp_path / "instances.json").write_text(json.dumps(instances))
+    (tmp_path / "refs(unc).json").write_text(json.dumps(refs))
+    records = read("refcoco", tmp_path, "val", Problems(0.0))
+    found = evaluate_grounding(colour_model, records, Problems(0.0), source="proposals")
+    assert found.per_query["r1"].values.tolist() == [100, 100, 100]
+    assert values(found)["r1_chance"] == 25
+
+
 def test_boxes_outside_and_ambiguous_phrases_are_counted(colour_model, painted):
     boxes = {"red": QUADRANTS[0], "blue": (112, 0, 150, 40), "green": (90, 90, 140, 140)}
     record = record_of(
@@ -206,8 +270,8 @@ def test_boxes_outside_and_ambiguous_phrases_are_counted(colour_model, painted):
         phrases=[("yellow", (0,)), ("yellow", (2,)), ("sky", ())],
     )
     problems = Problems(1.0)
-    metrics = evaluate_grounding(colour_model, [record], problems).metrics
-    assert (metrics["pointing"].value, metrics["pointing"].n) == (100, 2)
+    found = evaluate_grounding(colour_model, [record], problems, counting="distinct")
+    assert (found.metrics["pointing"].value, found.metrics["pointing"].n) == (100, 2)
     assert [(p.source, p.field) for p in problems] == [("r", "regions[1]")]
     for reason in (
         "1 skipped: phrase without a box",

@@ -93,7 +93,8 @@ def test_a_file_older_than_keys_and_packed_outcomes_is_read(tmp_path):
     result = read_result(tmp_path / "old.json")
     outcomes = result["per_query"].pop("i2t_r1")
     assert outcomes.values.tolist() == [100, 0] and outcomes.clusters.tolist() == ["a", "b"]
-    assert result == content | {"keys": {}, "per_query": {}}
+    named = {"protocol": "retrieval (5 captions)"}  # which did not stand in the name then
+    assert result == content | {"keys": {}, "per_query": {}} | named
 
 
 @pytest.mark.parametrize(

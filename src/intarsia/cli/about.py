@@ -84,7 +84,8 @@ ABOUT = {
     "retrieval": About(
         "finding the captions of each picture among all captions (i2t), and the picture of each "
         "caption among all pictures (t2i)",
-        "any --data with captions; of each picture the first five count",
+        "any --data with captions; of each picture the first five count (of coco-karpathy all; see "
+        "--captions), and the result says how many were left out",
         "i2t_r1, i2t_r5, i2t_r10, t2i_r1, t2i_r5, t2i_r10 (any caption of a picture is a hit; ties "
         "count against the model); i2t_median_rank, t2i_median_rank, from 1",
         "R@k about k in the number of pictures, both ways (0.1 for R@1 among 1,000)",
@@ -107,7 +108,7 @@ ABOUT = {
         "whether the hottest patch of a phrase lies on what the phrase names",
         "--data whose phrases have boxes: scenes, flickr30k_entities, visual_genome, refcoco, "
         "refcoco+, refcocog, or a table of them",
-        "pointing, each distinct phrase of a picture once",
+        "pointing of every mention (--counting distinct: each phrase of a picture once)",
         "pointing_chance, beside it in the result: the share of patches that would be right",
         VIEWS["pointing"],
     ),
@@ -126,7 +127,9 @@ ABOUT = {
         "--data whose phrases or labels have boxes: flickr30k_entities, refcoco, refcoco+, "
         "refcocog, visual_genome, coco, scenes, or a table of them",
         "pointing; r1, r5, r10: a right box among the best k; of proposals bound, which no order "
-        "of them can exceed",
+        "of them can exceed. Every mention or expression counts (--counting distinct: each phrase "
+        "of a picture once); --targets merged is the merged-box protocol of Flickr30k Entities; "
+        "without a detector proposals are all annotated objects",
         "pointing_chance; of proposals r1_chance, a random order's (both are in the result)",
         VIEWS["grounding"],
     ),

@@ -26,7 +26,7 @@ def data(arguments: list[str]) -> None:
 
 
 def _check(arguments: list[str]) -> None:
-    from intarsia.data.readers import OWN_FILES
+    from intarsia.data.readers import OWN_FILES, folder_of
     from intarsia.runtime import atomic, data_root
 
     parser = command(
@@ -44,7 +44,10 @@ def _check(arguments: list[str]) -> None:
     parser.add_argument("--json", type=Path | None, default=None, help="write the findings here")
     options = parsed(parser, arguments, results=["json"])
     names = options.names or list(PAPER)
-    places = {name: options.root if name in OWN_FILES else options.root / name for name in names}
+    places = {
+        name: options.root if name in OWN_FILES else options.root / folder_of(name)
+        for name in names
+    }
     findings = [finding for name in names for finding in check(name, places[name])]
     _show(findings)
     if options.json:

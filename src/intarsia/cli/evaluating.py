@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from intarsia.cli.common import add_data_arguments, data_of, screen
 from intarsia.cli.measuring import Test, evaluation_options, evaluation_parser, measure
@@ -78,12 +79,13 @@ def _entries() -> dict[str, Entry]:
 
     test_split = partial(add_data_arguments, split="test")
     on_records = {
-        "retrieval": evaluate_retrieval,
-        "pointing": evaluate_pointing,
-        "region-retrieval": evaluate_region_retrieval,
+        "retrieval": (evaluate_retrieval, _add_retrieval_arguments, ("captions",)),
+        "pointing": (evaluate_pointing, _add_pointing_arguments, ("counting",)),
+        "region-retrieval": (evaluate_region_retrieval, test_split, ()),
     }
     plain = {
-        name: Entry(test_split, partial(_plain, name, run)) for name, run in on_records.items()
+        name: Entry(add, partial(_plain, name, run, settings))
+        for name, (run, add, settings) in on_records.items()
     }
     benchmarks = {
         name: Entry(add_benchmark_arguments, partial(evaluate_benchmark, name))
@@ -101,13 +103,51 @@ def _entries() -> dict[str, Entry]:
     }
 
 
-def _plain(protocol: str, run: Any, options: Namespace) -> None:
-    """A protocol without settings on the records of any reader."""
+def _plain(protocol: str, run: Any, names: tuple[str, ...], options: Namespace) -> None:
+    """A protocol on the records of any reader, whose settings are options as they are."""
+    settings = {name: options[name] for name in names}
+    if "captions" in settings:
+        settings["captions"] = _num_captions(options)
     data = data_of(options)
     problems = data.problems()
     records = data.read(problems)
-    test = Test(protocol, options.data, options.split, records)
-    measure(options, test, problems, lambda model: run(model, records, problems))
+    test = Test(protocol, options.data, options.split, records, settings)
+    measure(options, test, problems, lambda model: run(model, records, problems, **settings))
+
+
+def _add_retrieval_arguments(parser: ArgumentParser) -> None:
+    add_data_arguments(parser, "test")
+    parser.add_argument(
+        "--captions",
+        type=PositiveInt | Literal["all", "published"],
+        default="published",
+        help="how many of each picture count, its first ones, or all; part of the protocol's name. "
+        "Published are all of coco-karpathy and five of other data sets",
+    )
+
+
+def _num_captions(options: Namespace) -> int | None:
+    from intarsia.evaluation.retrieval import published_captions
+
+    if options.captions == "published":
+        return published_captions(options.data)
+    return None if options.captions == "all" else int(options.captions)
+
+
+def _add_pointing_arguments(parser: ArgumentParser) -> None:
+    add_data_arguments(parser, "test")
+    _add_counting_argument(parser)
+
+
+def _add_counting_argument(parser: ArgumentParser) -> None:
+    from intarsia.evaluation.mentions import Counting
+
+    parser.add_argument(
+        "--counting",
+        type=Counting,
+        default="mentions",
+        help="every phrase of every caption, as published, or each distinct text of a picture once",
+    )
 
 
 def _add_zero_shot_arguments(parser: ArgumentParser) -> None:
@@ -276,6 +316,7 @@ def _add_grounding_arguments(parser: ArgumentParser) -> None:
         default="any",
         help="of a phrase with several boxes any is right, or the one that holds them all",
     )
+    _add_counting_argument(parser)
     parser.add_argument(
         "--num-proposals", type=int, default=100, help="at most so many a picture, best first"
     )
@@ -309,7 +350,7 @@ def _grounding_settings(options: Namespace) -> tuple[dict[str, Any], dict[str, A
     """Arguments of the protocol, and the same as plain data."""
     from intarsia.components.detectors import load_detector
 
-    names = ("source", "targets", "num_proposals")
+    names = ("source", "targets", "counting", "num_proposals")
     settings = {name: options[name] for name in names}
     spec = options.components
     if spec.detector is not None and options.source == "maps":

@@ -104,9 +104,8 @@ def measure(
     if options.reuse and _stands(options.json, keys):
         return
     evaluation = run(model)
-    name = test.protocol
     result = make_result(
-        protocol=f"{name} ({evaluation.variant})" if evaluation.variant else name,
+        protocol=evaluation.of(test.protocol),
         split=test.split,
         metrics=evaluation.metrics,
         per_query=evaluation.per_query,

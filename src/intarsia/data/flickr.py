@@ -1,13 +1,12 @@
-"""Flickr8k (Kaggle layout) and Flickr30k (Karpathy's splits)."""
+"""Flickr8k as Kaggle and the official lists have it (Karpathy's: :mod:`intarsia.data.karpathy`)."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from intarsia.data.files import entries, existing_folder, read_csv, read_json, read_text
+from intarsia.data.files import existing_folder, read_csv, read_text
 from intarsia.data.order import WHOLE, Part, ordered
 from intarsia.data.problems import Problems, screened
 from intarsia.errors import ConfigError, unknown
@@ -19,7 +18,6 @@ FLICKR8K_LISTS = {
     "val": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
-FLICKR30K_SPLITS = ("train", "val", "test")
 
 
 def flickr8k(root: Path, split: str, problems: Problems, part: Part = WHOLE) -> Iterator[Record]:
@@ -51,37 +49,5 @@ def flickr8k(root: Path, split: str, problems: Problems, part: Part = WHOLE) -> 
     yield from screened(ordered(candidates, lambda record: record.id, part), problems)
 
 
-def flickr30k(root: Path, split: str, problems: Problems, part: Part = WHOLE) -> Iterator[Record]:
-    """Flickr30k: ``dataset_flickr30k.json`` with ``flickr30k-images/`` or ``images/``.
-
-    The id is the file's stem, a number, by which records are ordered.
-
-    Args:
-        split: train, val or test.
-
-    Raises:
-        ConfigError, DataError: As for :func:`flickr8k`.
-    """
-    if split not in FLICKR30K_SPLITS:
-        raise ConfigError(unknown("split of flickr30k", split, FLICKR30K_SPLITS))
-    path = root / "dataset_flickr30k.json"
-    images = entries(read_json(path), "images", path)
-    folder = existing_folder(root, ("flickr30k-images", "images"))
-    candidates = _karpathy(images, split, folder, path, problems)
-    yield from screened(ordered(candidates, lambda record: record.id, part), problems)
-
-
 def _listed(path: Path) -> list[str]:
     return read_text(path).split()
-
-
-def _karpathy(
-    images: list[Any], split: str, folder: Path, path: Path, problems: Problems
-) -> Iterator[Record]:
-    for index, image in enumerate(images):
-        with problems.entry(f"{path}: images[{index}]", "records"):
-            if image["split"] == split:
-                captions = tuple(str(said["raw"] or "") for said in image["sentences"])
-                name = image["filename"]
-                record = Record(Path(name).stem, folder / name, captions)
-                yield record

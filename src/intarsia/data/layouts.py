@@ -23,9 +23,10 @@ COCO_2014 = f"{COCO_ZIPS}/zips/train2014.zip (13 GB); a link to COCO's folder wi
 VG_LABELS = "https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset"
 VG_PICTURES = "https://cs.stanford.edu/people/rak248/VG_100K_2"
 FLICKR30K_FORM = "https://shannon.cs.illinois.edu/DenotationGraph/ (a form; 4.4 GB)"
-FLICKR30K_SPLITS = (
+KARPATHY = (
     "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip (Karpathy's splits)"
 )
+FLICKR30K_CSV = "https://www.kaggle.com/datasets/hsankesara/flickr-image-dataset (4.4 GB)"
 ENTITIES = "https://github.com/BryanPlummer/flickr30k_entities"
 FLICKR8K = "https://www.kaggle.com/datasets/adityajn105/flickr8k (1 GB)"
 FLICKR8K_LISTS = (
@@ -149,6 +150,13 @@ LAYOUTS: dict[str, tuple[Expected, ...]] = {
         Expected("annotations/instances_val2017.json", COCO_LABELS, size=19_987_840),
         Expected("annotations/panoptic_val2017.json", COCO_PANOPTIC),
     ),
+    "coco-karpathy": (
+        Expected("dataset_coco.json", KARPATHY),
+        Expected("train2014/*.jpg", COCO_2014, count=82_783, or_in="images"),
+        Expected(
+            "val2014/*.jpg", f"{COCO_ZIPS}/zips/val2014.zip (6 GB)", count=40_504, or_in="images"
+        ),
+    ),
     "visual_genome": (
         Expected(
             "VG_100K*/*.jpg",
@@ -176,8 +184,13 @@ LAYOUTS: dict[str, tuple[Expected, ...]] = {
         ),
     ),
     "flickr30k": (
-        Expected("dataset_flickr30k.json", FLICKR30K_SPLITS),
+        Expected("dataset_flickr30k.json", KARPATHY),
         Expected("flickr30k-images/*.jpg", FLICKR30K_FORM, count=31_014),
+    ),
+    "flickr30k-csv": (
+        Expected("results.csv", FLICKR30K_CSV),
+        Expected("flickr30k_images/*.jpg", FLICKR30K_CSV, count=31_783),
+        *(Expected(f"{split}.txt", ENTITIES, optional=True) for split in ("train", "val", "test")),
     ),
     "flickr30k_entities": (
         Expected("Annotations/*.xml", f"{ENTITIES} (annotations.zip)", count=31_783),
@@ -196,6 +209,10 @@ LAYOUTS: dict[str, tuple[Expected, ...]] = {
             Expected(f"Flickr_8k.{split}Images.txt", FLICKR8K_LISTS)
             for split in ("train", "dev", "test")
         ),
+    ),
+    "flickr8k-karpathy": (
+        Expected("dataset_flickr8k.json", KARPATHY),
+        Expected("Images/*.jpg", FLICKR8K, count=8_000),
     ),
     "refcoco": _refcoco("refcoco", "unc"),
     "refcoco+": _refcoco("refcoco+", "unc"),

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 from intarsia.data.coco import coco
-from intarsia.data.flickr import flickr8k, flickr30k
+from intarsia.data.flickr import flickr8k
+from intarsia.data.flickr30k_csv import flickr30k_csv
 from intarsia.data.flickr_entities import flickr30k_entities
 from intarsia.data.image_folder import image_folder
+from intarsia.data.karpathy import coco_karpathy, flickr8k_karpathy, flickr30k
 from intarsia.data.order import WHOLE, Part, parsed
 from intarsia.data.problems import Problems, distinct
 from intarsia.data.records import Records
@@ -72,8 +74,9 @@ def place_of(name: str, root: Path | None = None) -> Path:
 
     Args:
         name: One of ``READERS``.
-        root: The folder of a known data set, which by default is its name in :func:`data_root`; the
-            path of one's own files, for which there is no default.
+        root: The folder of a known data set, which by default is its name (or that of the data set
+            whose pictures it has, ``BESIDE``) in :func:`data_root`; the path of one's own files,
+            for which there is no default.
 
     Raises:
         ConfigError: The name is unknown, or the path of one's own files is missing.
@@ -84,7 +87,16 @@ def place_of(name: str, root: Path | None = None) -> Path:
         raise ConfigError(
             f"the data set {name!r} needs the path of its files as root (--root PATH)"
         )
-    return root or data_root() / name
+    return root or data_root() / folder_of(name)
+
+
+BESIDE = {"coco-karpathy": "coco", "flickr8k-karpathy": "flickr8k", "flickr30k-csv": "flickr30k"}
+"""Data sets that are other files beside the pictures of another one."""
+
+
+def folder_of(name: str) -> str:
+    """What the folder of a data set is called."""
+    return BESIDE.get(name, name)
 
 
 GENERATED = {"scenes": "all", "scenes_places": "places", "scenes_plain": "plain"}
@@ -106,9 +118,12 @@ def _scenes(captions: str) -> Reader:
 
 READERS: dict[str, Reader] = {
     "flickr8k": flickr8k,
+    "flickr8k-karpathy": flickr8k_karpathy,
     "flickr30k": flickr30k,
+    "flickr30k-csv": flickr30k_csv,
     "flickr30k_entities": flickr30k_entities,
     "coco": coco,
+    "coco-karpathy": coco_karpathy,
     "visual_genome": visual_genome,
     "refcoco": refcoco,
     "refcoco+": refcoco,

@@ -6,10 +6,16 @@ map of the phrase (slots, or patches against the phrase), upsampled to the input
 ``proposals`` ranks given boxes by how well the method's region vectors match the phrase; ``both``
 ranks them by the sum of that and of the map's contrast (:mod:`intarsia.evaluation.heat`), each
 standardised over the picture's proposals.
+
+Counted as in published tables: every phrase of every sentence that has a box (Flickr30k Entities),
+every expression (RefCOCO); right where any of its boxes is hit (``any``) or the one around them all
+(``merged``): the any-box and merged-box protocols of MDETR (Kamath et al. 2021). Given boxes are
+all that are annotated in the picture. Each distinct phrase once (``counting="distinct"``) is ours.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -29,7 +35,7 @@ from intarsia.errors import DataError
 from intarsia.evaluation.boxes import square_input
 from intarsia.evaluation.harness import MAPS_AT_ONCE, Evaluation
 from intarsia.evaluation.heat import boxes_from_map, contrast, upsampled
-from intarsia.evaluation.mentions import mentions, readable, regions_inside
+from intarsia.evaluation.mentions import Counting, asked_of, readable, regions_inside
 from intarsia.evaluation.metrics import Array, Outcomes, require_no_nan, summarise
 from intarsia.evaluation.pointing import pointing_chance, pointing_hits, pointing_outcomes
 from intarsia.model import Model
@@ -41,7 +47,8 @@ Targets = Literal["any", "merged"]
 RECALL_AT = (1, 5, 10)
 LEAST_IOU = 0.5
 NOWHERE = np.iinfo(np.int64).max
-Goals = Mapping[str, Sequence[Box]]
+Goals = Sequence[tuple[str, Sequence[Box]]]
+"""Texts, and the boxes that are right for each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,13 +71,14 @@ def evaluate_grounding(
     *,
     source: Source = "maps",
     targets: Targets = "any",
+    counting: Counting = "mentions",
     detector: Detector | None = None,
     num_proposals: int = 100,
 ) -> Evaluation:
     """Phrases found in their pictures: pointing game and Recall@1/5/10 at IoU 0.5.
 
-    Every distinct phrase of a picture counts once; a record without phrases has the names of its
-    regions' categories instead. A text that means several sets of regions is left out and counted.
+    A record without phrases has the names of its regions' categories instead. What is not asked,
+    since it has no box in the picture, is ``counted``.
 
     Args:
         model: what gives maps and vectors.
@@ -82,6 +90,8 @@ def evaluate_grounding(
             (:data:`intarsia.evaluation.pointing.VIEWS`).
         targets: of a phrase with several boxes any is right, or the one that holds them all
             (``merged``).
+        counting: every mention, as published, or each distinct text of a picture once; of these
+            one that means several sets of regions is left out and counted.
         detector: finds the proposals; None takes the record's own regions, right ones among them.
         num_proposals: a picture, best first.
 
@@ -89,27 +99,33 @@ def evaluate_grounding(
         DataError: no phrase has a box, too many pictures are bad, or a score is NaN.
     """
     parts = []
+    counted: Counter[str] = Counter(pictures=0, phrases=0)
     with square_input(model, None):
-        asked = (item for item in _asked(records, targets, problems) if item[3])
+        asked = (item for item in _asked(records, targets, counting, problems, counted) if item[3])
         for some in chunks(asked, MAPS_AT_ONCE):
             maps: Iterable[Tensor | None] = repeat(None)
             if source != "proposals":
-                maps = model.maps_of([x[1] for x in some], [list(x[3]) for x in some])
+                maps = model.maps_of(
+                    [x[1] for x in some], [[text for text, _ in x[3]] for x in some]
+                )
             for (picture, image, own, goals), heat in zip(some, maps, strict=False):
                 if source == "maps":
                     assert heat is not None
                     hit = _from_maps(model, image, goals, heat)
                 else:
-                    boxes = _proposals(image, own, list(goals), detector, num_proposals)
+                    texts = list(dict.fromkeys(text for text, _ in goals))
+                    boxes = _proposals(image, own, texts, detector, num_proposals)
                     hit = _from_proposals(model, image, goals, boxes, heat)
-                chance = pointing_chance(list(goals.values()), model.backbone.dims.grid, image.size)
+                right = [boxes for _, boxes in goals]
+                chance = pointing_chance(right, model.backbone.dims.grid, image.size)
                 parts.append((*hit, chance, np.full(len(goals), picture)))
     problems.check()
     if not parts:
         raise DataError(f"none of {len(records)} records has a phrase or a label with a box")
     found = Grounded(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     outcomes = grounding_outcomes(found, source)
-    return Evaluation(summarise(outcomes), outcomes, _variant(source, targets, detector))
+    variant = _variant(source, targets, counting, detector)
+    return Evaluation(summarise(outcomes), outcomes, variant, counted=counted)
 
 
 def grounding_outcomes(found: Grounded, source: Source) -> dict[str, Outcomes]:
@@ -140,31 +156,43 @@ def judged(ranked: Array, goals: Sequence[Box]) -> tuple[int, float]:
 
 
 def _asked(
-    records: Sequence[Record], targets: Targets, problems: Problems
+    records: Sequence[Record],
+    targets: Targets,
+    counting: Counting,
+    problems: Problems,
+    counted: Counter[str],
 ) -> Iterator[tuple[int, Image.Image, list[Region], Goals]]:
-    """The number of each readable picture, itself, its regions, and what is to be found in it."""
+    """The number of each readable picture, itself, its regions, and what is to be found in it.
+
+    ``counted`` grows by what is asked and what is not.
+    """
     kept = chosen(records, lambda record: bool(record.regions))
     for picture, (record, image) in enumerate(readable(kept, problems)):
         regions = regions_inside(record, image.size, problems)
-        yield picture, image, list(regions.values()), _goals(record, regions, targets, problems)
+        goals, left_out = _goals(record, regions, targets, counting)
+        counted.update(pictures=bool(goals), phrases=len(goals))
+        for reason, number in left_out.items():
+            problems.skip(reason, number)
+            counted[f"{reason.replace(' ', '_')}_left_out"] += number
+        yield picture, image, list(regions.values()), goals
 
 
 def _goals(
-    record: Record, regions: Mapping[int, Region], targets: Targets, problems: Problems
-) -> Goals:
-    """The boxes that are right for each text; what is left out is counted."""
-    if nowhere := sum(not phrase.regions for phrase in record.phrases):
-        problems.skip("phrase without a box", nowhere)
-    found: dict[str, list[Box]] = {}
-    for text, meanings in mentions(record).items():
-        boxes = [regions[index].box for index in next(iter(meanings)) if index in regions]
-        if len(meanings) > 1:
-            problems.skip("phrase that means several sets of boxes")
-        elif not boxes:
-            problems.skip("phrase whose boxes miss the picture")
-        else:
-            found[text] = [_hull(boxes)] if targets == "merged" else boxes
-    return found
+    record: Record, regions: Mapping[int, Region], targets: Targets, counting: Counting
+) -> tuple[Goals, dict[str, int]]:
+    """The boxes that are right for each text that is asked, and how many are not, and why."""
+    asked, ambiguous = asked_of(record, counting)
+    goals = []
+    for text, indices in asked:
+        boxes = [regions[index].box for index in indices if index in regions]
+        if boxes:
+            goals.append((text, [_hull(boxes)] if targets == "merged" else boxes))
+    left_out = {
+        "phrase without a box": sum(not phrase.regions for phrase in record.phrases),
+        "phrase that means several sets of boxes": ambiguous,
+        "phrase whose boxes miss the picture": len(asked) - len(goals),
+    }
+    return goals, {reason: number for reason, number in left_out.items() if number}
 
 
 def _hull(boxes: Sequence[Box]) -> Box:
@@ -177,12 +205,13 @@ def _from_maps(
     model: Model, image: Image.Image, goals: Goals, maps: Tensor
 ) -> tuple[Array, Array, Array]:
     """Whether each phrase's point hits, the place of its first right box and their share."""
-    hits = pointing_hits(maps, list(goals.values()), image.size)
+    right = [boxes for _, boxes in goals]
+    hits = pointing_hits(maps, right, image.size)
     side = model.backbone.transform.size
     to_pixels = np.array([*image.size, *image.size]) / side
     verdicts = [
         judged(boxes_from_map(heat) * to_pixels, boxes)
-        for heat, boxes in zip(upsampled(maps, side).numpy(force=True), goals.values(), strict=True)
+        for heat, boxes in zip(upsampled(maps, side).numpy(force=True), right, strict=True)
     ]
     places, shares = zip(*verdicts, strict=True)
     return hits, np.array(places), np.array(shares)
@@ -192,7 +221,7 @@ def _from_proposals(
     model: Model, image: Image.Image, goals: Goals, boxes: Array, maps: Tensor | None
 ) -> tuple[Array, Array, Array]:
     """The same as :func:`_from_maps`, the maps helping where there are any."""
-    scores = _region_scores(model, image, list(goals), boxes)
+    scores = _region_scores(model, image, [text for text, _ in goals], boxes)
     if maps is not None:
         side = model.backbone.transform.size
         cells = boxes * side / np.array([*image.size, *image.size])
@@ -203,7 +232,7 @@ def _from_proposals(
     order = np.argsort(-scores, axis=1, kind="stable")
     verdicts = [
         (_centre_inside(ranked[0], right), *judged(ranked, right))
-        for ranked, right in zip(boxes[order], goals.values(), strict=True)
+        for ranked, (_, right) in zip(boxes[order], goals, strict=True)
     ]
     hits, places, shares = zip(*verdicts, strict=True)
     return np.array(hits), np.array(places), np.array(shares)
@@ -246,11 +275,14 @@ def _centre_inside(box: Array, goals: Sequence[Box]) -> bool:
     return any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in goals)
 
 
-def _variant(source: Source, targets: Targets, detector: Detector | None) -> str:
+def _variant(
+    source: Source, targets: Targets, counting: Counting, detector: Detector | None
+) -> str:
     """What makes the figures of two runs incomparable."""
     parts: list[str] = [source]
     if source != "maps":
         parts.append("regions" if detector is None else "detector")
-    if targets != "any":
-        parts.append(targets)
+    parts.append(f"{targets}-box")
+    if counting != "mentions":
+        parts.append(counting)
     return "-".join(parts)

@@ -25,7 +25,7 @@ from intarsia.evaluation.boxes import (
     box_outcomes,
     rank_boxes,
 )
-from intarsia.evaluation.mentions import mentions, numbered, readable
+from intarsia.evaluation.mentions import Counting, asked_of, mentions, numbered, readable
 from intarsia.evaluation.metrics import Metric, Outcomes, summarise
 from intarsia.evaluation.negatives import hard_negative_outcomes
 from intarsia.evaluation.pointing import pointing_chance, pointing_hits, pointing_outcomes
@@ -62,6 +62,10 @@ class Evaluation:
     answered: Sequence[Any] = ()
     counted: Mapping[str, int] = field(default_factory=dict)
 
+    def of(self, protocol: str) -> str:
+        """The protocol's whole name: ``retrieval (5 captions)``."""
+        return f"{protocol} ({self.variant})" if self.variant else protocol
+
 
 Protocol = Callable[..., Evaluation]  # of a Model, a Sequence[Record] and Problems
 
@@ -69,7 +73,8 @@ Protocol = Callable[..., Evaluation]  # of a Model, a Sequence[Record] and Probl
 def evaluate_retrieval(
     model: Model, records: Sequence[Record], problems: Problems, *, captions: int | None = 5
 ) -> Evaluation:
-    """Recall@1/5/10 both ways; the first ``captions`` of each picture (None = all).
+    """Recall@1/5/10 both ways; the first ``captions`` of each picture (None = all), which is in the
+    protocol's name: Karpathy's splits are published with all, val2017 of COCO with five.
 
     A caption that several pictures share word for word is right for all of them; how many of the
     captions are such, and how many were not looked at, is ``counted``.
@@ -95,7 +100,9 @@ def evaluate_retrieval(
             "pictures and are right for all of these",
             counted,
         )
-    variant = "" if model.method.normalise == "none" else model.method.normalise
+    variant = "1 caption" if captions == 1 else f"{captions or 'all'} captions"
+    if model.method.normalise != "none":
+        variant += f", {model.method.normalise}"
     metrics, outcomes = retrieval_metrics(ranks), retrieval_outcomes(ranks)
     return Evaluation(metrics, outcomes, variant, counted=counted)
 
@@ -129,25 +136,38 @@ def score_negatives(
     return good, rows, negatives, true, false
 
 
-def evaluate_pointing(model: Model, records: Sequence[Record], problems: Problems) -> Evaluation:
-    """Pointing game of every distinct phrase of a picture on the patch grid."""
+def evaluate_pointing(
+    model: Model,
+    records: Sequence[Record],
+    problems: Problems,
+    *,
+    counting: Counting = "mentions",
+) -> Evaluation:
+    """Pointing game of every phrase that has a box on the patch grid: of every mention, as is
+    published, or of each distinct text of a picture (``counting``); which is in the variant."""
     hits, chance, owner = [], [], []
     grid, transform = model.backbone.dims.grid, model.backbone.transform
     size = (transform.size, transform.size)
     kept = chosen(records, lambda record: bool(record.phrases))
-    pictures = ((image, phrase_boxes(record)) for record, image in readable(kept, problems))
-    asked = ((i, image, boxes) for i, (image, boxes) in enumerate(pictures) if boxes)
+    asked = (
+        (i, image, record.regions, goals)
+        for i, (record, image) in enumerate(readable(kept, problems))
+        if (goals := asked_of(record, counting)[0])
+    )
     for some in chunks(asked, MAPS_AT_ONCE):
-        maps = model.maps_of([image for _, image, _ in some], [list(b) for _, _, b in some])
-        for (index, image, boxes), heat in zip(some, maps, strict=True):
-            seen = [transform.boxes(part, image.size) for part in boxes.values()]
+        texts = [[text for text, _ in goals] for *_, goals in some]
+        maps = model.maps_of([image for _, image, *_ in some], texts)
+        for (index, image, regions, goals), heat in zip(some, maps, strict=True):
+            boxes = [[regions[place].box for place in places] for _, places in goals]
+            seen = [transform.boxes(part, image.size) for part in boxes]
             hits.append(pointing_hits(heat, seen, size))
             chance.append(pointing_chance(seen, grid, size))
             owner += [index] * len(boxes)
     if not hits:
         raise DataError("no record has phrases with boxes to point at")
     outcomes = pointing_outcomes(np.concatenate(hits), np.concatenate(chance), np.array(owner))
-    return Evaluation(summarise(outcomes), outcomes)
+    counted = {"pictures": len(set(owner)), "phrases": len(owner)}
+    return Evaluation(summarise(outcomes), outcomes, counting, counted=counted)
 
 
 def evaluate_boxes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from PIL import Image
 
@@ -15,6 +16,11 @@ from intarsia.errors import DataError
 from intarsia.evaluation.prompts import spoken
 from intarsia.runtime import in_threads, progress
 from intarsia.types import Record, Region
+
+Counting = Literal["mentions", "distinct"]
+"""Published protocols ask of every mention in every sentence; ours of each distinct text once."""
+Asked = tuple[str, tuple[int, ...]]
+"""A text and the regions that it speaks of, as indices."""
 
 
 def readable(records: Sequence[Record], problems: Problems) -> Iterator[tuple[Record, Image.Image]]:
@@ -82,3 +88,25 @@ def mentions(record: Record) -> dict[str, set[tuple[int, ...]]]:
         if region.label:
             categories[spoken(region.label)].append(index)
     return {name: {tuple(indices)} for name, indices in categories.items()}
+
+
+def asked_of(record: Record, counting: Counting) -> tuple[list[Asked], int]:
+    """What is to be found in a picture, and how many texts are left out as ambiguous.
+
+    ``mentions``: every phrase of every caption that has regions, as often as it is said, whatever
+    else the same words mean elsewhere (Flickr30k Entities; RefCOCO's expressions). ``distinct``:
+    each text once, and none that means several sets of regions. A record without phrases has the
+    names of its categories in either.
+
+    >>> from intarsia.types import Phrase
+    >>> man = Phrase(0, (0, 3), (0,)), Phrase(1, (0, 3), (1,)), Phrase(2, (0, 3), (0,))
+    >>> record = Record("1", b"", ("man A", "man B", "man C"), phrases=man)
+    >>> asked_of(record, "mentions"), asked_of(record, "distinct")
+    (([('man', (0,)), ('man', (1,)), ('man', (0,))], 0), ([], 1))
+    """
+    if counting == "mentions" and record.phrases:
+        said = [phrase for phrase in record.phrases if phrase.regions]
+        return [(record.phrase_text(phrase), phrase.regions) for phrase in said], 0
+    meant = mentions(record)
+    clear = [(text, next(iter(sets))) for text, sets in meant.items() if len(sets) == 1]
+    return clear, len(meant) - len(clear)

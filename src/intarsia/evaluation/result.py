@@ -27,6 +27,12 @@ KEYS = (
 )
 COLUMNS = tuple(item.name for item in fields(Outcomes))
 SINCE: dict[str, Any] = {"keys": {}, "counted": {}}  # what older files lack
+OLD_NAMES = {
+    "retrieval": "retrieval (5 captions)",
+    "retrieval (row-max)": "retrieval (5 captions, row-max)",
+    "pointing": "pointing (distinct)",
+}
+"""Protocols that did not say how they count, which they did in one way."""
 
 
 def make_result(
@@ -79,7 +85,7 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 
 def read_result(path: Path) -> dict[str, Any]:
     """Read what :func:`write_result` wrote; ``keys`` and ``counted`` are empty in files older
-    than these.
+    than these, whose protocols get the names that they have now.
 
     Raises:
         DataError: There is no such file, it is not JSON, or it lacks keys of a result; or a column
@@ -97,7 +103,9 @@ def read_result(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not a result file: it lacks {', '.join(missing)}")
     rest = [key for key in found if key not in KEYS]
     outcomes = {"per_query": _outcomes(found["per_query"], f"{path}: per_query")}
-    return {key: found[key] for key in (*KEYS, *rest)} | outcomes
+    name = found["protocol"]
+    renamed = {"protocol": OLD_NAMES.get(name, name)}
+    return {key: found[key] for key in (*KEYS, *rest)} | outcomes | renamed
 
 
 def versions() -> dict[str, str]:

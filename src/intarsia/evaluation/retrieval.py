@@ -27,6 +27,9 @@ from intarsia.terms.similarity import pairwise_scores
 from intarsia.types import Embeddings, Record
 
 RECALL_AT = (1, 5, 10)
+CAPTIONS = 5
+ALL_CAPTIONS = ("coco-karpathy",)
+"""Data sets of which published figures take all captions of a picture, not ``CAPTIONS``."""
 NUM_TOP = 10
 TIE = 1e-6  # of the greatest possible score: what float32 sums of another order differ by
 CPU_BLOCK = 256  # pictures
@@ -70,6 +73,11 @@ class _Block:
     images: slice
     pictures: Tensor
     texts: Tensor
+
+
+def published_captions(data: str) -> int | None:
+    """How many captions of a picture count in a data set's published figures; None = all."""
+    return None if data in ALL_CAPTIONS else CAPTIONS
 
 
 def first_captions(records: Sequence[Record], most: int | None) -> tuple[list[str], TrueTexts]:

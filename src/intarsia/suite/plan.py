@@ -24,11 +24,12 @@ from intarsia.evaluation.harness import (
     Evaluation,
     evaluate_boxes,
     evaluate_negatives,
-    phrase_boxes,
+    evaluate_retrieval,
 )
 from intarsia.evaluation.mentions import mentions
 from intarsia.evaluation.probe import evaluate_probe
 from intarsia.evaluation.region_retrieval import evaluate_region_retrieval
+from intarsia.evaluation.retrieval import published_captions
 from intarsia.evaluation.swaps import swaps
 from intarsia.evaluation.zero_shot import class_sentences, evaluate_zero_shot
 from intarsia.identity import data_key
@@ -149,7 +150,7 @@ ON_RECORDS = {
         blind_negatives,
     ),
     "pointing": OnRecords(
-        lambda record: bool(phrase_boxes(record)),
+        lambda record: bool(record.phrases and mentions(record)),
         "phrases with boxes",
         PROTOCOLS["pointing"],
         inspect_pointing,
@@ -315,12 +316,15 @@ def _on_records(source: Source) -> Iterator[Task | Skip]:
         elif source.name == "coco" and name == "boxes-instances-roi":
             yield _coco_boxes("instances", source, split, records)
         else:
+            evaluate = protocol.evaluate
+            if name == "retrieval":
+                evaluate = partial(evaluate_retrieval, captions=published_captions(source.name))
             yield Task(
                 name,
                 source.label,
                 split,
                 records,
-                protocol.evaluate,
+                evaluate,
                 protocol.inspection,
                 protocol.prepare,
                 protocol.blind,

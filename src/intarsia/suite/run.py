@@ -197,9 +197,8 @@ class _Run:
         if result is None:
             problems = Problems(self.suite.plan.max_bad_fraction)
             evaluation, config = answer(problems)
-            variant = evaluation.variant
             result = make_result(
-                protocol=f"{task.protocol} ({variant})" if variant else task.protocol,
+                protocol=evaluation.of(task.protocol),
                 split=task.split,
                 metrics=evaluation.metrics,
                 per_query=evaluation.per_query,

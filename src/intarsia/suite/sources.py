@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from intarsia.data.problems import Problems
-from intarsia.data.readers import CLASS_FOLDERS, OWN_FILES, READERS, read
+from intarsia.data.readers import CLASS_FOLDERS, OWN_FILES, READERS, folder_of, read
 from intarsia.data.records import Records
 from intarsia.errors import ConfigError, unknown
 from intarsia.evaluation.compositional import COMPOSITIONAL
@@ -18,6 +18,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "flickr30k": ("test",),
     "flickr30k_entities": ("test",),
     "coco": ("val2017", "train2017"),
+    "coco-karpathy": ("test",),
     "refcoco": ("testA", "unc/testA"),
     "refcoco+": ("testA", "unc/testA"),
     "refcocog": ("test", "umd/test"),
@@ -58,7 +59,7 @@ label='flickr8k', max_bad_fraction=0.01)
             raise ConfigError(f"the data set {name!r} needs its path: write {name}@PATH")
         wanted = split or default
         splits = (wanted,) if wanted else SPLITS.get(name, ("test",))
-        place = Path(path) if path else root / name
+        place = Path(path) if path else root / folder_of(name)
         return cls(name, splits, place, place.absolute().name if name in CLASS_FOLDERS else name)
 
     def read(self, split: str) -> Records:
