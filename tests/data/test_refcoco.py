@@ -86,6 +86,23 @@ def test_two_referents_of_one_object_share_its_region(root: Path) -> None:
     assert len(record.regions) == 2 and record.phrases[-1].regions == (1,)
 
 
+def test_all_objects_of_a_picture_are_its_regions(root: Path) -> None:
+    """Those that no expression refers to, and crowds, in the order of the file; a bad box among
+    them is told, and costs no expression."""
+    more = [
+        {"id": 2, "image_id": 9, "category_id": 1, "bbox": [9, 9, 0, 9]},
+        {"id": 3, "image_id": 9, "category_id": 1, "bbox": [30, 8, 4, 9], "iscrowd": 1},
+    ]
+    some = INSTANCES["annotations"]
+    changed = {**INSTANCES, "annotations": [*more, *some]}
+    (root / "instances.json").write_text(json.dumps(changed))
+    problems = Problems(max_fraction=1)
+    (record,) = refcoco(root, "testA", problems)
+    assert [region.box for region in record.regions] == [(30, 8, 34, 17), (0, 1, 20, 31)]
+    assert record.phrases == (Phrase(0, (0, 8), (1,)),)
+    assert [(p.source.rpartition(": ")[2], p.field) for p in problems] == [("annotation 2", "bbox")]
+
+
 @pytest.mark.parametrize(
     ("bad", "field", "reason"),
     [

@@ -28,6 +28,18 @@ def spanned(bbox: Any) -> Box:
     return x, y, x + width, y + height
 
 
+def size_of(picture: Any) -> tuple[int, int] | None:
+    """``width`` and ``height`` of an entry of a JSON file; None where they are no pixels.
+
+    >>> size_of({"width": 640, "height": 427}), size_of({"width": 640}), size_of({})
+    ((640, 427), None, None)
+    """
+    found = [picture.get(name) for name in ("width", "height")]
+    if not all(_is_number(side) and side > 0 for side in found):
+        return None
+    return int(found[0]), int(found[1])
+
+
 def inside(box: Box, size: tuple[int, int], field: str) -> Box:
     """The part of a box inside its picture of ``size`` (width, height).
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from intarsia.data.boxes import spanned
+from intarsia.data.annotated import fitted
+from intarsia.data.boxes import size_of, spanned
 from intarsia.data.files import entries, existing_folder, format_of, read_json
 from intarsia.data.images import image_size
 from intarsia.data.json_stream import first_field
@@ -42,7 +43,8 @@ def coco(root: Path, split: str, problems: Problems, part: Part = WHOLE) -> Iter
     With ``panoptic_`` before the split the regions are the panoptic segments instead, things, stuff
     and crowds, in the file's order, and there are no captions. Whether a label is a thing says
     :func:`coco_categories`. The masks are optional; a picture whose mask is of another size than
-    the file says loses its segments.
+    the file says loses its segments. Boxes of a picture of another size than the file says are
+    scaled where it is a copy, and left out where it is not (:mod:`intarsia.data.annotated`).
 
     A part is the same pictures whatever is read of them: positions count all pictures that any of
     the split's files in ``annotations/`` lists, those of ``KINDS``, before what has no annotation
@@ -62,6 +64,7 @@ def coco(root: Path, split: str, problems: Problems, part: Part = WHOLE) -> Iter
     names: dict[int, str] = {}
     texts: dict[int, list[str]] = {}
     regions: dict[int, list[Region]] = {}
+    sizes: dict[int, tuple[int, int] | None] = {}
     for kind, path in paths.items():
         annotations = _Annotations(path, names, chosen, problems)
         if kind == "captions":
@@ -70,12 +73,20 @@ def coco(root: Path, split: str, problems: Problems, part: Part = WHOLE) -> Iter
             regions = _instances(annotations)
         else:
             regions = _segments(annotations)
+        sizes |= annotations.sizes()
     candidates = (
-        Record(str(key), folder / name, tuple(texts.get(key, ())), tuple(regions.get(key, ())))
+        Record(
+            str(key),
+            folder / name,
+            tuple(texts.get(key, ())),
+            tuple(regions.get(key, ())),
+            size=sizes[key],
+        )
         for key, name in names.items()
     )
     records = ordered(candidates, lambda record: record.id)
-    yield from screened(records, problems, need_captions="captions" in paths)
+    sound = screened(records, problems, need_captions="captions" in paths)
+    yield from fitted(sound, problems)
 
 
 def coco_categories(root: Path, split: str) -> tuple[Category, ...]:
@@ -191,6 +202,10 @@ class _Annotations:
                     take(where, annotation)
                 elif image not in self._others:
                     raise BadField("image_id", f"unknown image {image}")
+
+    def sizes(self) -> dict[int, tuple[int, int] | None]:
+        """(width, height) of the pictures that the boxes were drawn in; None where not said."""
+        return {key: size_of(image) for key, image in self.images.items()}
 
     def labels(self) -> dict[int, str]:
         found = entries(self.data, "categories", self.path)

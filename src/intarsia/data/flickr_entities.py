@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+from intarsia.data.annotated import fitted
 from intarsia.data.boxes import cut
 from intarsia.data.files import existing_folder, format_of, read_text
 from intarsia.data.order import WHOLE, Part, ordered
@@ -59,7 +60,7 @@ def entity_ids(root: Path, split: str) -> list[str]:
 def entity_records(root: Path, keys: Iterable[str], problems: Problems) -> Iterator[Record]:
     """The records of the pictures with these ids."""
     folder = existing_folder(root, ("flickr30k-images", "images"))
-    yield from screened(_records(keys, root, folder, problems), problems)
+    yield from fitted(screened(_records(keys, root, folder, problems), problems), problems)
 
 
 def _records(keys: Iterable[str], root: Path, folder: Path, problems: Problems) -> Iterator[Record]:
@@ -67,7 +68,7 @@ def _records(keys: Iterable[str], root: Path, folder: Path, problems: Problems) 
         annotations = root / "Annotations" / f"{key}.xml"
         sentences = root / "Sentences" / f"{key}.txt"
         try:
-            boxes, chains = _boxes(annotations, problems)
+            boxes, chains, size = _boxes(annotations, problems)
             lines = read_text(sentences).splitlines()
         except DataError as error:
             problems.leave_out(key, "annotations", str(error), "records")
@@ -90,11 +91,14 @@ def _records(keys: Iterable[str], root: Path, folder: Path, problems: Problems) 
             for place in places:
                 labels[place] = labels[place] or types[chain]
         regions = tuple(map(Region, boxes, labels))
-        yield Record(key, folder / f"{key}.jpg", tuple(captions), regions, tuple(phrases))
+        image = folder / f"{key}.jpg"
+        yield Record(key, image, tuple(captions), regions, tuple(phrases), size=size)
 
 
-def _boxes(path: Path, problems: Problems) -> tuple[list[Box], dict[str, tuple[int, ...]]]:
-    """The boxes of a picture, and of every chain those that show it (indices)."""
+def _boxes(
+    path: Path, problems: Problems
+) -> tuple[list[Box], dict[str, tuple[int, ...]], tuple[int, int]]:
+    """The boxes of a picture, of each chain those that show it (indices), and its size."""
     try:
         root = ElementTree.fromstring(read_text(path))
     except ElementTree.ParseError as error:
@@ -115,7 +119,7 @@ def _boxes(path: Path, problems: Problems) -> tuple[list[Box], dict[str, tuple[i
             for name in item.iter("name"):
                 chain = (name.text or "").strip()
                 chains[chain] = (*chains.get(chain, ()), *found)
-    return boxes, chains
+    return boxes, chains, size
 
 
 def _text(element: ElementTree.Element, name: str) -> str:

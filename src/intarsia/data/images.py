@@ -36,6 +36,9 @@ TURNS = {
 }
 """By the orientation in EXIF data."""
 
+QUARTER_TURNS = (5, 6, 7, 8)
+"""Orientations that exchange width and height."""
+
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 """Pillow refuses a picture, also when a user opens it, whose comment unpacks to more than a MiB;
 this is its own limit for all the comments of a file (64 MiB)."""
@@ -141,11 +144,20 @@ def image_size(source: ImageSource) -> tuple[int, int]:
     Raises:
         DataError: as :func:`load_image`.
     """
+    (width, height), orientation = stored_size(source)
+    return (height, width) if orientation in QUARTER_TURNS else (width, height)
+
+
+def stored_size(source: ImageSource) -> tuple[tuple[int, int], int]:
+    """(width, height) of the pixels as they are stored, and the orientation in the EXIF data.
+
+    Raises:
+        DataError: as :func:`load_image`.
+    """
     if isinstance(source, np.ndarray):
-        return _from_array(source).size
+        return _from_array(source).size, 1
     with _opened(source) as image:
-        is_turned = _orientation(image) in (5, 6, 7, 8)
-        return (image.height, image.width) if is_turned else image.size
+        return image.size, _orientation(image)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

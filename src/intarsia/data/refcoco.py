@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from intarsia.data.boxes import inside, spanned
+from intarsia.data.annotated import fitted
+from intarsia.data.boxes import inside, size_of, spanned
 from intarsia.data.files import entries, existing_folder, format_of, read_json
 from intarsia.data.order import WHOLE, Part, id_order
 from intarsia.data.problems import BadField, Kind, Problems, screened
@@ -27,8 +29,9 @@ def refcoco(root: Path, split: str, problems: Problems, part: Part = WHOLE) -> I
                 json.dump(pickle.load(old), new)
 
     A record is a picture, and each expression a caption that is as a whole the phrase of its
-    region, which is labelled with the category. The id is the image id, a number, by
-    which records are ordered. ``train2014/`` may lie in ``images/``.
+    region. Regions are all objects that ``instances.json`` has of the picture, referred to or not,
+    labelled with their categories: what published figures choose among. The id is the image id, a
+    number, by which records are ordered. ``train2014/`` may lie in ``images/``.
 
     Args:
         split: train, val, test, testA, testB: what the file knows. Where there are several files,
@@ -57,7 +60,7 @@ def refcoco(root: Path, split: str, problems: Problems, part: Part = WHOLE) -> I
         _record(key, pictures[key], path, objects, folder)
         for key in part.of(sorted(pictures, key=id_order))
     )
-    yield from screened(records, problems)
+    yield from fitted(screened(records, problems), problems)
 
 
 def _expressions(root: Path, by: str) -> Path:
@@ -86,6 +89,9 @@ class _Objects:
         data = read_json(path)
         self.images = self._by_id(data, "images", "records")
         self.boxes = self._by_id(data, "annotations", "boxes")
+        self.of_image: dict[str, list[int]] = defaultdict(list)
+        for key, item in self.boxes.items():
+            self.of_image[str(item.get("image_id"))].append(key)
         with format_of(path):
             self.labels = {item["id"]: item["name"] for item in entries(data, "categories", path)}
 
@@ -108,6 +114,14 @@ class _Objects:
         if item["image_id"] != ref["image_id"]:
             reason = f"{ref['image_id']}, but its object is of image {item['image_id']}"
             raise BadField("image_id", reason)
+        return self.annotated(ref["ann_id"])
+
+    def annotated(self, key: int) -> Region:
+        """
+        Raises:
+            BadField: Its box holds no pixel of its picture.
+        """
+        item = self.boxes[key]
         image = self.images[item["image_id"]]
         box = inside(spanned(item["bbox"]), (image["width"], image["height"]), "bbox")
         return Region(box, self.labels[item["category_id"]])
@@ -121,23 +135,43 @@ def _by_picture(refs: list[Any], path: Path, problems: Problems) -> dict[str, li
     return pictures
 
 
+def _all_regions(key: str, referred: Collection[Any], objects: _Objects) -> dict[int, Region]:
+    """The objects of a picture by id; a bad one is told here, or by what refers to it."""
+    regions: dict[int, Region] = {}
+    for ann in objects.of_image[key]:
+        if ann in referred:
+            with suppress(BadField, KeyError, TypeError, ValueError):
+                regions[ann] = objects.annotated(ann)
+        else:
+            with objects.problems.entry(f"{objects.path}: annotation {ann}", "boxes"):
+                regions[ann] = objects.annotated(ann)
+    return regions
+
+
 def _record(key: str, refs: list[Any], path: Path, objects: _Objects, folder: Path) -> Record:
     captions: list[str] = []
     phrases: list[Phrase] = []
-    regions: dict[int, Region] = {}
+    regions = _all_regions(key, {ref.get("ann_id") for ref in refs}, objects)
+    places = {ann: place for place, ann in enumerate(regions)}
     for index, ref in enumerate(refs):
         where = f"{path}: ref {ref.get('ref_id', f'[{index}] of image {key}')}"
         with objects.problems.entry(where, "captions"):
-            region = objects.region(ref)
+            objects.region(ref)
             texts = [sentence["sent"].strip() for sentence in ref["sentences"]]
-            regions.setdefault(ref["ann_id"], region)
-            place = list(regions).index(ref["ann_id"])
             for text in texts:
                 if text:
+                    place = places[ref["ann_id"]]
                     phrases.append(Phrase(len(captions), (0, len(text)), (place,)))
                     captions.append(text)
                 else:
                     objects.problems.leave_out(where, "sent", "empty", "captions")
     image = objects.images.get(refs[0]["image_id"], {})
     name = image.get("file_name", f"{key}.jpg")
-    return Record(key, folder / name, tuple(captions), tuple(regions.values()), tuple(phrases))
+    return Record(
+        key,
+        folder / name,
+        tuple(captions),
+        tuple(regions.values()),
+        tuple(phrases),
+        size=size_of(image),
+    )

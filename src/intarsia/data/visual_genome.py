@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from intarsia.data.annotated import fitted
 from intarsia.data.boxes import cut
 from intarsia.data.files import entries, format_of, read_json
 from intarsia.data.flickr_entities import entity_ids, entity_records
@@ -166,7 +167,8 @@ class _Reading:
 
     def records(self, pictures: dict[str, Any]) -> Iterator[Record]:
         has_text = bool({"regions", "relationships"} & set(self.files))
-        for record in screened(self._candidates(pictures), self.problems, need_captions=False):
+        sound = screened(self._candidates(pictures), self.problems, need_captions=False)
+        for record in fitted(sound, self.problems):
             if record.captions or not has_text:
                 yield record
             else:
@@ -255,7 +257,14 @@ class _Draft:
             add(entry, where)
 
     def record(self, key: str, image: Path) -> Record:
-        return Record(key, image, tuple(self.captions), tuple(self.regions), tuple(self.phrases))
+        return Record(
+            key,
+            image,
+            tuple(self.captions),
+            tuple(self.regions),
+            tuple(self.phrases),
+            size=self.size,
+        )
 
     def _describe(self, entry: Any, where: str) -> None:
         text = _joined(entry["phrase"])
