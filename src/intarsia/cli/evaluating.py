@@ -78,7 +78,7 @@ def _entries() -> dict[str, Entry]:
     from intarsia.evaluation.region_retrieval import evaluate_region_retrieval
 
     test_split = partial(add_data_arguments, split="test")
-    on_records = {
+    on_records: dict[str, tuple[Any, Callable[[ArgumentParser], None], tuple[str, ...]]] = {
         "retrieval": (evaluate_retrieval, _add_retrieval_arguments, ("captions",)),
         "pointing": (evaluate_pointing, _add_pointing_arguments, ("counting",)),
         "region-retrieval": (evaluate_region_retrieval, test_split, ()),

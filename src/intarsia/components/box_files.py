@@ -139,7 +139,8 @@ def _visual_genome(path: Path, data: list[Any]) -> Lookup:
                 Region((o["x"], o["y"], o["x"] + o["w"], o["y"] + o["h"]), ", ".join(o["names"]))
                 for o in image["objects"]
             ]
-            regions[str(image["image_id"])] = regions[f"{image['image_id']}.jpg"] = found
+            key = image["image_id"] if "image_id" in image else image["id"]  # of version 1.0
+            regions[str(key)] = regions[f"{key}.jpg"] = found
     return regions.get
 
 

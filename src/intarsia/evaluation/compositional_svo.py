@@ -1,28 +1,30 @@
 """SVO-Probes (Hendricks & Nematzadeh 2021), asked pairwise as in ComAlign.
 
 The picture of the true sentence is compared with that sentence and with the same sentence in which
-the subject, verb or object of the negative triplet stands instead. Our reading: the new word takes
-the form of the old one ("riding" -> "leading"), and a row whose sentence does not hold the word
-that its triplet names is skipped and counted.
+the subject, verb or object of the negative triplet stands instead. Our reading: the word is that
+which the sentence's parse shows in this role, the new one takes its form ("riding" -> "leading"),
+and a row whose sentence does not hold the word that its triplet names is skipped and counted.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
+from intarsia.components.text_entities import Word
 from intarsia.data.files import read_csv
 from intarsia.data.problems import Problems
 from intarsia.evaluation.compositional_cases import Case, Cases, picture_ids, screened_cases
-from intarsia.evaluation.compositional_words import forms, replaced
+from intarsia.evaluation.compositional_words import replaced
+from intarsia.evaluation.inflection import Role, WordParser, exchanged
 from intarsia.evaluation.metrics import Outcomes
 from intarsia.evaluation.negatives import hard_negative_outcomes
+from intarsia.runtime import progress
 
 FILE = "svo_probes.csv"
-ROLES = {"subj_neg": "subject", "verb_neg": "verb", "obj_neg": "object"}
+ROLES: dict[str, Role] = {"subj_neg": "subject", "verb_neg": "verb", "obj_neg": "object"}
 COLUMNS = ("sentence", "pos_triplet", "neg_triplet", "pos_image_id", "neg_image_id", *ROLES)
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
@@ -50,39 +52,33 @@ def svo_outcomes(cases: Sequence[Case], scores: Tensor) -> dict[str, Outcomes]:
 
 
 def with_negative_triplet(
-    sentence: str, positive: Sequence[str], negative: Sequence[str]
+    sentence: str, words: Sequence[Word], positive: Sequence[str], negative: Sequence[str]
 ) -> str | None:
     """The sentence with the words of ``negative`` for those of ``positive``; None if it lacks one.
 
-    >>> with_negative_triplet("A man rides an old horse", ("man", "ride", "horse"),
-    ...                       ("man", "lead", "horse"))
-    'A man leads an old horse'
-    >>> with_negative_triplet("Animals graze", ("cow", "graze", "field"), ("dog", "graze", "field"))
+    Args:
+        words: of the sentence, as parsed.
     """
     changes = {}
-    for old, new in zip(positive, negative, strict=True):
+    for role, old, new in zip(ROLES.values(), positive, negative, strict=True):
         if old == new:
             continue
-        place = next(
-            (
-                (match.span(), forms(new)[form])
-                for form, word in forms(old).items()
-                for match in re.finditer(rf"\b{re.escape(word)}\b", sentence, re.IGNORECASE)
-                if match.span() not in changes
-            ),
-            None,
-        )
-        if place is None:
+        change = exchanged(words, role, old, new)
+        if change is None or change[0] in changes:
             return None
-        changes[place[0]] = place[1]
+        changes[change[0]] = change[1]
     return replaced(sentence, changes) if changes else None
 
 
 def _cases(path: Path, images: Path, problems: Problems) -> Iterator[Case]:
     files = {file.stem: file for file in sorted(images.iterdir())} if images.is_dir() else {}
+    rows = list(read_csv(path, COLUMNS, problems))
+    sentences = list(dict.fromkeys(row["sentence"] for _, row in rows))
+    parsed = WordParser().words(progress(sentences, "parsing sentences"))
+    words = dict(zip(sentences, parsed, strict=True))
     used: set[tuple[str, ...]] = set()
-    for where, row in read_csv(path, COLUMNS, problems):
-        triplets = [tuple(row[f"{sign}_triplet"].lower().split(",")) for sign in ("pos", "neg")]
+    for where, row in rows:
+        triplets = [_triplet(row[f"{sign}_triplet"]) for sign in ("pos", "neg")]
         flags = {role: TRUTH.get(row[column].strip().lower()) for column, role in ROLES.items()}
         key = (row["sentence"], row["pos_image_id"], row["neg_triplet"])
         negative = None
@@ -97,7 +93,8 @@ def _cases(path: Path, images: Path, problems: Problems) -> Iterator[Case]:
         elif key in used:
             problems.skip("a row that repeats another's sentence, picture and negative triplet")
         else:
-            negative = with_negative_triplet(row["sentence"], *triplets)
+            sentence = row["sentence"]
+            negative = with_negative_triplet(sentence, words[sentence], *triplets)
             if negative is None:
                 problems.skip("a sentence without the word that its triplet names")
         if negative is not None:
@@ -105,3 +102,7 @@ def _cases(path: Path, images: Path, problems: Problems) -> Iterator[Case]:
             role = next(role for role, is_negative in flags.items() if is_negative)
             picture = files.get(row["pos_image_id"], images / f"{row['pos_image_id']}.jpg")
             yield Case(where, picture, (row["sentence"], negative), role)
+
+
+def _triplet(cell: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in cell.lower().split(","))

@@ -1,4 +1,4 @@
-"""As much English as it takes to put one word in the place of another: forms, number, articles."""
+"""As much English as it takes to put one word in the place of another: number and articles."""
 
 from __future__ import annotations
 
@@ -24,50 +24,6 @@ PLURALS = {
     "shelf": "shelves",
     "calf": "calves",
 }
-PASTS = {
-    "sit": "sat",
-    "stand": "stood",
-    "ride": "rode",
-    "hold": "held",
-    "run": "ran",
-    "eat": "ate",
-    "drive": "drove",
-    "wear": "wore",
-    "lie": "lay",
-    "lead": "led",
-    "fly": "flew",
-    "take": "took",
-    "make": "made",
-    "throw": "threw",
-    "give": "gave",
-    "swim": "swam",
-    "catch": "caught",
-    "feed": "fed",
-    "read": "read",
-    "write": "wrote",
-    "draw": "drew",
-    "drink": "drank",
-    "sing": "sang",
-    "sleep": "slept",
-    "fall": "fell",
-    "build": "built",
-    "grow": "grew",
-    "buy": "bought",
-    "sell": "sold",
-    "cut": "cut",
-    "hit": "hit",
-    "put": "put",
-    "meet": "met",
-    "hang": "hung",
-    "shake": "shook",
-    "speak": "spoke",
-    "blow": "blew",
-    "break": "broke",
-    "leave": "left",
-    "go": "went",
-    "see": "saw",
-    "show": "showed",
-}
 ANIMATE = frozenset(
     """
     adult athlete baby batter biker boy bride brother catcher chef child climber clown coach couple
@@ -88,22 +44,6 @@ NO_PLURAL = ("ss", "us", "is")
 SOUNDS_LIKE_CONSONANT = re.compile(r"(?:uni(?!n)|use|usu|one|once|eu|u\b|u-)", re.IGNORECASE)
 SILENT_H = re.compile(r"(?:hour|honest|honou?r|heir)", re.IGNORECASE)
 ARTICLE = re.compile(r"\b(an?)(?=\s+$)", re.IGNORECASE)
-
-
-def forms(lemma: str) -> dict[str, str]:
-    """The regular forms of a noun or verb, and the irregular ones that captions are full of.
-
-    >>> forms("ride")
-    {'base': 'ride', 's': 'rides', 'ing': 'riding', 'past': 'rode'}
-    >>> forms("sit")["ing"], forms("carry")["s"], forms("child")["s"]
-    ('sitting', 'carries', 'children')
-    """
-    return {
-        "base": lemma,
-        "s": PLURALS.get(lemma) or _with_s(lemma),
-        "ing": _stem(lemma, "ing") + "ing",
-        "past": PASTS.get(lemma) or _stem(lemma, "ed") + "ed",
-    }
 
 
 def is_plural(noun: str) -> bool:
@@ -171,28 +111,3 @@ def _needs_an(words: str) -> bool:
     if SILENT_H.match(words):
         return True
     return words[:1].lower() in VOWELS and not SOUNDS_LIKE_CONSONANT.match(words)
-
-
-def _with_s(lemma: str) -> str:
-    if lemma.endswith(("s", "x", "z", "ch", "sh", "o")):
-        return lemma + "es"
-    if _ends_in_consonant_y(lemma):
-        return lemma[:-1] + "ies"
-    return lemma + "s"
-
-
-def _stem(lemma: str, suffix: str) -> str:
-    if suffix == "ing" and lemma.endswith("ie"):
-        return lemma[:-2] + "y"
-    if lemma.endswith("e") and not lemma.endswith(("ee", "oe", "ye")):
-        return lemma[:-1]
-    if suffix == "ed" and lemma.endswith("e"):
-        return lemma[:-1]
-    if suffix == "ed" and _ends_in_consonant_y(lemma):
-        return lemma[:-1] + "i"
-    one_syllable = re.fullmatch(r"(?:[^aeiou]*|qu)[aeiou][^aeiouwxy]", lemma)
-    return lemma + lemma[-1] if one_syllable else lemma
-
-
-def _ends_in_consonant_y(lemma: str) -> bool:
-    return lemma.endswith("y") and lemma[-2:-1] not in VOWELS
