@@ -1,8 +1,9 @@
-"""configs/paper: every row is what it says, and takes a step from a small model of its family.
+"""configs/paper: every row is what it says, and trains an epoch from a small model of its family.
 
 The weights of the real bases cannot be had here. In their place stand random checkpoints of the
-same architectures, saved in the same formats; the data are a few generated pictures in the layout
-of the real data sets, read by the split that the config names.
+same architectures, narrow and shallow, saved in the same formats and with the real ones' inverse
+temperature of 100; the data are a few generated pictures in the layout of the real data sets, read
+by the split that the config names.
 """
 
 import json
@@ -41,6 +42,26 @@ COCA = {
     "custom_text": True,
 }
 CLIP = {"quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT}
+LARGE = {  # as ViT-L/14: patches of 14, more blocks, a wider text tower
+    "quick_gelu": True,
+    "vision_cfg": {**VISION, "layers": 3, "width": 64, "patch_size": 14, "image_size": 28},
+    "text_cfg": {**TEXT, "width": 48, "heads": 3},
+}
+STANDS_FOR = {"vit-b-32": "paper-clip", "vit-l-14": "paper-large", "coca": "paper-coca"}
+SCALE = 100.0  # of OpenAI's CLIP and of open_clip's CoCa
+FRESH = 1 / 0.07
+TEMPERATURES = {
+    "clip": {"temperature": SCALE},
+    "registers": {"temperature": SCALE, "local_temperature": FRESH},
+    "harmoclip": {
+        "temperature": SCALE,
+        "lexeme_temperature": SCALE,
+        "region_temperature": SCALE,
+    },
+    "comalign": {f"temperatures.{name}": FRESH for name in ("entity", "relation", "global")},
+}
+"""Where each starts: in the base's space at its scale, in a space of a method's own afresh."""
+PAIRS = 5  # three of Visual Genome, whose fourth picture is COCO's, and two of Flickr30k
 PHRASES = ("a red circle", "a small dog", "a man rides a black horse")
 
 
@@ -65,6 +86,8 @@ def test_a_row_is_what_its_name_says(row):
         assert options.trainer == options_of("comalign_vit-b-32").trainer
     else:
         assert options.freeze == "none" and options.trainer == same_base.trainer
+    if method == "harmoclip":
+        assert options.method.init_args.gr_target == "phrase"  # METHODS: region-language alignment
     if method == "registers":
         arch = options.backbone.split(":")[1]
         vision = open_clip.get_model_config(arch)["vision_cfg"]
@@ -89,20 +112,19 @@ def stand_ins(tmp_path_factory) -> dict[str, str]:
     """A spec of a small random checkpoint for each base."""
     folder = tmp_path_factory.mktemp("bases")
     paths = {}
-    for arch, config in (("paper-clip", CLIP), ("paper-coca", COCA)):
+    for arch, config in (("paper-clip", CLIP), ("paper-large", LARGE), ("paper-coca", COCA)):
         (folder / f"{arch}.json").write_text(json.dumps({"embed_dim": 24, **config}))
         open_clip.add_model_config(folder / f"{arch}.json")
         state = open_clip.create_model(arch).state_dict()
+        state["logit_scale"] = torch.tensor(math.log(SCALE))
         paths[arch] = folder / f"{arch}.safetensors"
         save_file(state, paths[arch])
         if arch == "paper-clip":  # as a training run leaves it
             state = {f"module.{key}": value for key, value in state.items()}
             torch.save({"epoch": 5, "state_dict": state}, folder / "negclip.pth")
     return {
-        "vit-b-32": f"openclip:paper-clip:{paths['paper-clip']}",
-        "vit-l-14": f"openclip:paper-clip:{paths['paper-clip']}",
+        **{base: f"openclip:{arch}:{paths[arch]}" for base, arch in STANDS_FOR.items()},
         "negclip": f"openclip:paper-clip:{folder / 'negclip.pth'}",
-        "coca": f"openclip:paper-coca:{paths['paper-coca']}",
         "transformers": f"hf:{transformers_clip(folder / 'hf')}",
     }
 
@@ -123,7 +145,12 @@ def transformers_clip(folder: Path) -> Path:
     text = {"vocab_size": len(names), "max_position_embeddings": 77, "eos_token_id": 3, **sizes}
     text |= {"bos_token_id": 2, "pad_token_id": 0}
     vision = {"image_size": 32, "patch_size": 16, **sizes}
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
+    config = CLIPConfig(
+        text_config=text,
+        vision_config=vision,
+        projection_dim=24,
+        logit_scale_init_value=math.log(SCALE),
+    )
     crop = {"height": 32, "width": 32}
     parts = (
         CLIPModel(config),
@@ -182,23 +209,32 @@ def write(path: Path, text: str) -> None:
     [(row, row.split("_")[1]) for row in ROWS]
     + [(f"{m}_vit-b-32", "transformers") for m in METHODS],
 )
-def test_a_row_takes_a_step(row, base, stand_ins, data, tmp_path, monkeypatch):
+def test_a_row_trains_an_epoch(row, base, stand_ins, data, tmp_path, monkeypatch):
     monkeypatch.setenv("INTARSIA_DATA", str(data))
     if row.startswith("comalign"):
         pytest.importorskip("spacy", reason="needs the extra 'text'")
     given = ["--config", str(FOLDER / f"{row}.yaml"), "--backbone", stand_ins[base]]
-    given += ["--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
-    smaller = "--trainer.epochs null --trainer.steps 1 --trainer.batch_size 5"
+    given += ["--out", str(tmp_path / "run"), "--cache", str(data / "cache")]
+    smaller = "--trainer.epochs 1 --trainer.batch_size 2 --trainer.log_every 1"
     smaller += " --trainer.num_workers 0 --trainer.accelerator cpu --components.detector null"
     if options_of(row).trainer.grad_cache_chunk:
-        smaller += " --trainer.grad_cache_chunk 2"
+        smaller += " --trainer.grad_cache_chunk 1"
     main(["train", *given, *smaller.split()])
-    first, *_ = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
-    assert first["step"] == 1 and math.isfinite(first["loss"]) and first["loss"] > 0
-    model = load_model(tmp_path / "run")
-    assert type(model.method).__name__ == METHODS[row.split("_")[0]]
+    logged = [*map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())]
+    steps = [line for line in logged if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, PAIRS // 2 + 1))
+    assert all(math.isfinite(line["loss"]) and line["loss"] > 0 for line in steps)
+    model, method = load_model(tmp_path / "run"), row.split("_")[0]
+    assert type(model.method).__name__ == METHODS[method]
+    starts = TEMPERATURES[method]
+    reached = {
+        name.removesuffix(".logit_scale"): parameter.exp().item()
+        for name, parameter in model.method.named_parameters()
+        if name.endswith("logit_scale")
+    }
+    assert reached == pytest.approx(starts, rel=0.01)  # two steps away from there
     assert not model.backbone.training
     kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert kept["data"]["split"] == "joined-coco+flickr30k_entities"
     if row.startswith("harmoclip"):
-        assert first["lrc"] > 0  # regions and phrases arrived
+        assert all(line["lrc"] > 0 and line["gr"] > 0 for line in steps)  # regions and phrases

@@ -97,6 +97,10 @@ def test_visual_genome_objects(tmp_path) -> None:
     detector = load_detector(f"file:{written(tmp_path / 'objects.json', GENOME)}")
     assert detector([picture("2")]) == [[Region((4, 5, 10, 12), "red car", 1.0)]]
     assert detector([picture("2.jpg")]) == detector([picture("2")])
+    ((image,), old) = GENOME, tmp_path / "old.json"
+    one = {"id" if name == "image_id" else name: value for name, value in image.items()}
+    oldest = load_detector(f"file:{written(old, [one])}")  # of version 1.0
+    assert oldest([picture("2")]) == detector([picture("2")])
 
 
 def test_flickr30k_entities_count_pixels_from_one(tmp_path) -> None:
