@@ -103,6 +103,33 @@ def test_visual_genome_objects(tmp_path) -> None:
     assert oldest([picture("2")]) == detector([picture("2")])
 
 
+@pytest.mark.parametrize("kind", ["coco", "entities"])
+def test_boxes_fit_a_scaled_copy_and_no_other_picture(kind: str, tmp_path) -> None:
+    """BLANK is 60 x 40; the file's picture is twice that, or of another shape."""
+    for width, height in ((120, 80), (60, 40), (100, 100)):
+        if kind == "coco":
+            image = {"id": 7, "file_name": "7.jpg", "width": width, "height": height}
+            boxes = [{"id": 1, "image_id": 7, "category_id": 18, "bbox": [20, 30, 40, 20]}]
+            content = {**INSTANCES, "images": [image], "annotations": boxes}
+            place = written(tmp_path / f"{width}.json", content)
+        else:
+            place = tmp_path / str(width)
+            place.mkdir()
+            size = f"<size><width>{width}</width><height>{height}</height></size>"
+            corners = zip(("xmin", "ymin", "xmax", "ymax"), (21, 31, 60, 50), strict=True)
+            box = "".join(f"<{name}>{value}</{name}>" for name, value in corners)
+            thing = f"<object><name>dog</name><bndbox>{box}</bndbox></object>"
+            written(place / "7.xml", f"<annotation>{size}{thing}</annotation>")
+        detector = load_detector(f"file:{place}")
+        if width == 100:
+            with pytest.raises(DataError, match=r"7: boxes of a picture of 100 x 100 pixels; this"):
+                detector([picture("7")])
+        else:
+            half = 2 if width == 120 else 1
+            expected = (20 / half, 30 / half, 60 / half, 50 / half)
+            assert detector([picture("7")]) == [[Region(expected, "dog", 1.0)]]
+
+
 def test_flickr30k_entities_count_pixels_from_one(tmp_path) -> None:
     written(tmp_path / "345.xml", ENTITIES)
     detector = load_detector(f"file:{tmp_path}")

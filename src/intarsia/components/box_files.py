@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from PIL import Image
 
 from intarsia.components.detections import THRESHOLD
+from intarsia.data.annotated import is_scaled, scaled
+from intarsia.data.boxes import size_of
 from intarsia.data.files import entries, format_of, read_json, read_text
 from intarsia.data.images import load_image
 from intarsia.errors import ConfigError, DataError
 from intarsia.types import Record, Region
 
-Lookup = Callable[[str], list[Region] | None]  # a record id or file name -> its boxes, if known
+
+class Known(NamedTuple):
+    """The boxes of a picture, and its (width, height) in the file, where that says so."""
+
+    regions: list[Region]
+    size: tuple[int, int] | None = None
+
+
+Lookup = Callable[[str], Known | None]  # a record id or file name -> its boxes, if known
 
 
 def picture_of(record: Record) -> Image.Image:
@@ -34,7 +45,8 @@ def picture_of(record: Record) -> Image.Image:
 class BoxFile:
     """A detector that reads instead of looking: pictures are known by record id or file name.
 
-    Pictures come from :func:`picture_of`, or straight from ``PIL.Image.open``.
+    Pictures come from :func:`picture_of`, or straight from ``PIL.Image.open``. Boxes are scaled to
+    a picture that is a scaled copy of the one in the file (COCO and Entities say its size).
 
     Args:
         path: The format is told by the content. COCO results (a list of ``image_id``,
@@ -64,7 +76,7 @@ class BoxFile:
         """The regions of each picture, best first; ``texts`` are not looked at.
 
         Raises:
-            DataError: The file does not know a picture.
+            DataError: The file does not know a picture, or it is not the one of the file.
         """
         return [self._one(image) for image in images]
 
@@ -81,7 +93,8 @@ class BoxFile:
         names = [image.info.get("record"), image.info.get("file"), opened]
         known = [name for name in names if name]
         for name in known:
-            if (regions := self._find(name)) is not None:
+            if (found := self._find(name)) is not None:
+                regions = _scaled(found, image.size, f"{self._path}: {name}")
                 sure = [region for region in regions if region.score >= self._threshold]
                 return sorted(sure, key=lambda region: -region.score)
         raise DataError(
@@ -89,6 +102,22 @@ class BoxFile:
             if known
             else f"{self._path}: a picture has no name to look up: open it with picture_of(record)"
         )
+
+
+def _scaled(found: Known, size: tuple[int, int], where: str) -> list[Region]:
+    """
+    Raises:
+        DataError: A picture of ``size`` is no copy of that in the file.
+    """
+    if found.size is None or found.size == size:
+        return found.regions
+    if not is_scaled(found.size, size):
+        told = f"boxes of a picture of {found.size[0]} x {found.size[1]} pixels"
+        raise DataError(
+            f"{where}: {told}; this one has {size[0]} x {size[1]}, which is not a scaled copy"
+        )
+    old = found.size
+    return [replace(region, box=scaled(region.box, old, size)) for region in found.regions]
 
 
 def _lookup(path: Path, categories: Path | None) -> Lookup:
@@ -116,7 +145,8 @@ def _coco(path: Path, data: Any, annotations: list[Any], instances: Path | None 
     named = instances or path
     with format_of(named):
         labels = {item["id"]: str(item["name"]) for item in entries(data, "categories", named)}
-        names = {item["id"]: item["file_name"] for item in entries(data, "images", named)}
+        pictures = {item["id"]: item for item in entries(data, "images", named)}
+        names = {key: item["file_name"] for key, item in pictures.items()}
     regions: dict[int, list[Region]] = {key: [] for key in names}
     with format_of(path):
         for item in annotations:
@@ -127,12 +157,13 @@ def _coco(path: Path, data: Any, annotations: list[Any], instances: Path | None 
                 x, y, width, height = item["bbox"]
                 box = (x, y, x + width, y + height)
                 regions[image].append(Region(box, labels[category], item.get("score", 1.0)))
-    by_name = {Path(name).name: regions[key] for key, name in names.items()}
-    return ({str(key): found for key, found in regions.items()} | by_name).get
+    known = {key: Known(found, size_of(pictures[key])) for key, found in regions.items()}
+    by_name = {Path(name).name: known[key] for key, name in names.items()}
+    return ({str(key): found for key, found in known.items()} | by_name).get
 
 
 def _visual_genome(path: Path, data: list[Any]) -> Lookup:
-    regions: dict[str, list[Region]] = {}
+    regions: dict[str, Known] = {}
     with format_of(path):
         for image in data:
             found = [
@@ -140,7 +171,7 @@ def _visual_genome(path: Path, data: list[Any]) -> Lookup:
                 for o in image["objects"]
             ]
             key = image["image_id"] if "image_id" in image else image["id"]  # of version 1.0
-            regions[str(key)] = regions[f"{key}.jpg"] = found
+            regions[str(key)] = regions[f"{key}.jpg"] = Known(found)
     return regions.get
 
 
@@ -149,14 +180,14 @@ def _flickr30k_entities(folder: Path) -> Lookup:
     if not any(folder.glob("*.xml")):
         raise DataError(f"{folder}: no .xml file of Flickr30k Entities in this folder")
 
-    def find(name: str) -> list[Region] | None:
+    def find(name: str) -> Known | None:
         path = folder / f"{name.removesuffix('.jpg')}.xml"
         return _entities(path) if path.is_file() else None
 
     return find
 
 
-def _entities(path: Path) -> list[Region]:
+def _entities(path: Path) -> Known:
     """Pixels are counted from 1 and both ends belong to the box."""
     try:
         root = ElementTree.fromstring(read_text(path))
@@ -164,6 +195,8 @@ def _entities(path: Path) -> list[Region]:
         raise DataError(f"{path}: not XML: {error}") from error
     regions = []
     with format_of(path):
+        sides = [root.findtext(f"size/{name}") for name in ("width", "height")]
+        size = (int(sides[0]), int(sides[1])) if sides[0] and sides[1] else None
         for item in root.iter("object"):
             for corners in item.iter("bndbox"):
                 x0, y0, x1, y1 = (
@@ -172,4 +205,4 @@ def _entities(path: Path) -> list[Region]:
                 )
                 box = (x0 - 1, y0 - 1, x1, y1)
                 regions += [Region(box, name.text or "") for name in item.iter("name")]
-    return regions
+    return Known(regions, size)
