@@ -8,6 +8,7 @@ from intarsia.data.problems import Problems
 from intarsia.data.table import write_table
 from intarsia.errors import ConfigError, DataError
 from intarsia.evaluation.blind import TEXT_ONLY
+from intarsia.model import load_model
 from intarsia.suite.plan import Plan, Source, Task, make_plan
 
 
@@ -49,6 +50,28 @@ def test_scenes_allow_every_protocol_on_records(tmp_path):
         "scenes test[:4]",
     )
     assert not plan.skipped
+
+
+@pytest.mark.parametrize(("name", "captions"), [("coco-karpathy", "all"), ("coco", "5")])
+def test_captions_count_as_published(name, captions, coco, records):
+    """Seven captions a picture: all of Karpathy's test set, of val2017 the first five."""
+    folder = coco / "coco"
+    said = [[f"A picture {i} {j}." for j in range(7)] for i in range(2)]
+    (folder / "val2014").mkdir()
+    entries = []
+    for i, texts in enumerate(said):
+        Image.fromarray(records[i].image).save(folder / "val2014" / f"{i}.png")
+        entry = {"filepath": "val2014", "filename": f"{i}.png", "cocoid": i, "split": "test"}
+        entries.append(entry | {"sentences": [{"raw": text} for text in texts]})
+    (folder / "dataset_coco.json").write_text(json.dumps({"images": entries}))
+    instances = json.loads((folder / "annotations" / "instances_val2017.json").read_text())
+    rows = [{"image_id": i, "caption": text} for i, texts in enumerate(said) for text in texts]
+    content = {"images": instances["images"], "annotations": rows}
+    (folder / "annotations" / "captions_val2017.json").write_text(json.dumps(content))
+    (task,) = (t for t in make_plan(coco, [name]).tasks if t.protocol == "retrieval")
+    found = task.evaluate(load_model("scenes-clip"), task.items, Problems(0.0))
+    assert found.of("retrieval") == f"retrieval ({captions} captions)"
+    assert found.counted["captions_left_out"] == (0 if captions == "all" else 4)
 
 
 def test_an_empty_root_says_what_is_missing(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,15 +17,13 @@ from intarsia.model import Model
 from intarsia.suite.questions import Inspection, Mistake, Question, Shot, Verdict, forgiving
 from intarsia.types import Embeddings, Record
 
-CAPTIONS = 5  # of a picture, as in the protocol
 
-
-def _retrieval(model: Model, records: Sequence[Record]) -> Iterator[Mistake]:
+def _retrieval(captions: int | None, model: Model, records: Sequence[Record]) -> Iterator[Mistake]:
     """The best caption of each picture against the text of others alone that is ranked first."""
     good, image = encoded_pictures(
         model, records, forgiving(), lambda r: bool(r.captions), "a caption"
     )
-    texts, truth = first_captions(good, CAPTIONS)
+    texts, truth = first_captions(good, captions)
     owner = truth.owner
     image, text = together(image, all_texts(model, texts))
     _, top = rank_with_top(image, text, model.method.terms, owner, truth=truth)
@@ -74,6 +73,11 @@ def _judge_texts(
     return judge
 
 
-inspect_retrieval = Inspection(_retrieval, _judge_texts(lambda *asked: paired(*asked)[0]))
+def inspect_retrieval(captions: int | None) -> Inspection:
+    """Of the first ``captions`` of each picture (None = all), as in the protocol."""
+    find = partial(_retrieval, captions)
+    return Inspection(find, _judge_texts(lambda *asked: paired(*asked)[0]))
+
+
 inspect_negatives = Inspection(_negatives, _judge_texts(both_ways))
 inspect_cases = Inspection(_cases, _judge_texts(both_ways))

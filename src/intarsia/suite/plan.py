@@ -132,7 +132,7 @@ def _swapped(records: Records) -> list[Record]:
 
 ON_RECORDS = {
     "retrieval": OnRecords(
-        lambda record: bool(record.captions), "captions", PROTOCOLS["retrieval"], inspect_retrieval
+        lambda record: bool(record.captions), "captions", PROTOCOLS["retrieval"]
     ),
     "negatives": OnRecords(
         lambda record: bool(record.negatives),
@@ -316,16 +316,18 @@ def _on_records(source: Source) -> Iterator[Task | Skip]:
         elif source.name == "coco" and name == "boxes-instances-roi":
             yield _coco_boxes("instances", source, split, records)
         else:
-            evaluate = protocol.evaluate
+            evaluate, inspection = protocol.evaluate, protocol.inspection
             if name == "retrieval":
-                evaluate = partial(evaluate_retrieval, captions=published_captions(source.name))
+                captions = published_captions(source.name)
+                evaluate = partial(evaluate_retrieval, captions=captions)
+                inspection = inspect_retrieval(captions)
             yield Task(
                 name,
                 source.label,
                 split,
                 records,
                 evaluate,
-                protocol.inspection,
+                inspection,
                 protocol.prepare,
                 protocol.blind,
             )

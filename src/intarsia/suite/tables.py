@@ -98,8 +98,9 @@ class Headline:
     cells: dict[str, Cell]
 
     def __str__(self) -> str:
-        names = dict.fromkeys((self.benchmark.protocol, self.metric))  # "pointing" is both
-        return " ".join(names)
+        protocol = self.benchmark.protocol
+        is_both = protocol.partition(" (")[0] == self.metric  # as "pointing (mentions)"
+        return protocol if is_both else f"{protocol} {self.metric}"
 
 
 def benchmarks(suite: Suite) -> list[Benchmark]:
