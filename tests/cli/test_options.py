@@ -120,7 +120,10 @@ def test_an_imported_table_is_evaluated_by_the_same_options(tmp_path):
         (f"{TRAIN} --seed", "argument --seed: expected one argument"),
         ("train --out {out}", "missing --data, --backbone: `intarsia train --help`"),
         ("import --data file --out {out}", "the data set 'file' needs the path of its files"),
-        ("import --data fil --out {out}", "unknown data set 'fil': choose from coco, file, "),
+        (
+            "import --data fil --out {out}",
+            "unknown data set 'fil': choose from coco, coco-karpathy, file, ",
+        ),
         (f"{EVALUATE} --splt test", "unknown option --splt: did you mean --split?"),
         ("evaluate retrieval --data scenes", "missing --model: "),
         ("evaluate zeroshot", "(did you mean zero-shot?)"),
