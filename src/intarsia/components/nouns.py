@@ -70,6 +70,10 @@ SYNONYMS = {
 }
 """Other words for labels of COCO-80; a word may stand for several labels."""
 
+LIVING = frozenset(
+    "person bird cat dog horse sheep cow elephant bear zebra giraffe".split()
+)
+
 IRREGULAR = {
     "women": "woman",
     "men": "man",
@@ -109,6 +113,15 @@ def is_known(noun: str) -> bool:
     (True, False)
     """
     return bool(_labels(fold(noun)))
+
+
+def is_living(noun: str) -> bool:
+    """Whether a noun stands for a person or an animal of COCO-80.
+
+    >>> is_living("two boys"), is_living("terrier"), is_living("shirt")
+    (True, True, False)
+    """
+    return not LIVING.isdisjoint(_labels(fold(noun)))
 
 
 @cache

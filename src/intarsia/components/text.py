@@ -27,7 +27,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from intarsia.components.text_attachment import attach
 from intarsia.components.text_entities import Word, is_entity, phrase, read
+from intarsia.components.text_language import is_english
+from intarsia.components.text_negation import deny
 from intarsia.components.text_relations import predicates, triplets
 from intarsia.components.text_repair import repair
 from intarsia.errors import ConfigError, MissingExtraError
@@ -131,7 +134,7 @@ class TextParser:
             MissingExtraError: spaCy or the default model is not installed.
             ConfigError: Another model was asked for and is neither a package nor a folder.
         """
-        pairs = ((caption[:MAX_CHARACTERS], caption) for caption in captions)
+        pairs = ((_small(caption[:MAX_CHARACTERS]), caption) for caption in captions)
         for doc, caption in self._pipeline.pipe(pairs, as_tuples=True, batch_size=batch_size):
             yield _components(doc, caption)
 
@@ -168,20 +171,44 @@ class TextParser:
             ) from error
 
 
+def _small(text: str) -> str:
+    """The text in small letters, each character in its place (that of "İ" would be two)."""
+    small = text.lower()
+    if len(small) == len(text):
+        return small
+    return "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
+
+
 def _components(doc: Doc, caption: str) -> TextComponents:
-    words = read(doc)
+    words = read(doc, caption)
     repair(words)
+    attach(words)
+    deny(words)
     heads = [word for word in words if is_entity(word)]
     said: dict[Word, list[Span]] = {head: [] for head in heads}
     for head, adjective in predicates(words):
         said[head].append(adjective.span)
-    entities = tuple(Entity(*phrase(head, words), tuple(said[head])) for head in heads)
+    entities = tuple(_entity(head, words, said[head]) for head in heads)
     place = {head: index for index, head in enumerate(heads)}
     relations = (
-        Relation(place[subject], " ".join(w.text for w in action), place[target], _start(action))
+        Relation(place[subject], _told(action), place[target], _start(action))
         for subject, action, target in triplets(words)
     )
     return TextComponents(caption, entities, tuple(dict.fromkeys(relations)))
+
+
+def _entity(head: Word, words: list[Word], said: list[Span]) -> Entity:
+    if head.noun is None:
+        return Entity(*phrase(head, words), tuple(said))
+    _, noun = phrase(head.noun, words)
+    return Entity(noun, noun, (*said, head.span))
+
+
+def _told(action: tuple[Word, ...]) -> str:
+    """The words of an action; a preposition that began the caption is no longer its first word."""
+    verb, *others = (word.text for word in action)
+    moved = action[-1].index < action[0].index and verb.islower()
+    return " ".join([verb, *(map(str.lower, others) if moved else others)])
 
 
 def _start(action: tuple[Word, ...]) -> Span:

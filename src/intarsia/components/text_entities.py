@@ -23,7 +23,7 @@ MODIFIERS = frozenset({"amod", "compound", "nmod", "npadvmod", "quantmod", "advm
 
 PRONOUNS = frozenset(
     "one ones another other others something someone somebody anything anyone everyone everything"
-    " nothing everybody each way".split()
+    " nothing nobody none noone everybody each way".split()
 )
 QUANTIFIERS = frozenset(
     "several many few other another more most much such same own various multiple numerous some"
@@ -51,7 +51,11 @@ MATERIALS = frozenset(
 
 @dataclass(slots=True, eq=False)
 class Word:
-    """A token of the parse: Penn tag, CLEAR dependency label and place in the tree."""
+    """A token of the parse: Penn tag, CLEAR dependency label and place in the tree.
+
+    ``denied`` is what the caption says is not there; ``noun`` is the noun that an adjective shares
+    with others (the "car" of the "red" in "a red and a blue car").
+    """
 
     index: int
     text: str
@@ -61,6 +65,8 @@ class Word:
     head: Word = field(init=False)
     children: list[Word] = field(init=False, default_factory=list)
     lower: str = field(init=False)
+    denied: bool = False
+    noun: Word | None = None
 
     def __post_init__(self) -> None:
         self.lower = self.text.lower()
@@ -70,9 +76,16 @@ class Word:
         return [child for child in self.children if child.dep in deps]
 
 
-def read(doc: Doc) -> list[Word]:
-    """The words of a parsed text, linked into its trees (a root is its own head)."""
-    words = [Word(t.i, t.text, (t.idx, t.idx + len(t)), t.tag_, t.dep_) for t in doc]
+def read(doc: Doc, text: str) -> list[Word]:
+    """The words of a parsed text, linked into its trees (a root is its own head).
+
+    ``text`` is what was parsed, in its own letters.
+    """
+    spans = [(token.idx, token.idx + len(token)) for token in doc]
+    words = [
+        Word(token.i, text[slice(*span)], span, token.tag_, token.dep_)
+        for token, span in zip(doc, spans, strict=True)
+    ]
     for word, token in zip(words, doc, strict=True):
         word.head = words[token.head.i]
         if word.head is not word:
@@ -82,8 +95,10 @@ def read(doc: Doc) -> list[Word]:
 
 def is_entity(word: Word) -> bool:
     """Whether a word is the head noun of a phrase that names something one can point at."""
-    if word.lower in PRONOUNS or not re.search("[A-Za-z]", word.text):
+    if word.denied or word.lower in PRONOUNS or not re.search("[A-Za-z]", word.text):
         return False
+    if word.noun is not None:
+        return True
     if word.tag in ADJECTIVES:
         return word.dep in ARGUMENTS and word.lower not in QUANTIFIERS and not is_position(word)
     if word.tag not in NOUNS or first_conjunct(word).dep in MODIFIERS:

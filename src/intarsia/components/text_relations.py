@@ -29,6 +29,7 @@ LIGHT_VERBS = frozenset(
     "do does did doing perform performs performed performing take takes took taking make makes made"
     " making".split()
 )
+HAVE = frozenset("have has had having".split())
 WEARING = frozenset("wear wears wearing wore".split())
 RELATIVE = frozenset({"WDT", "WP"})
 INHERITING = frozenset({"conj", "advcl", "xcomp", "ccomp", "pcomp", "parataxis", "dep"})
@@ -37,16 +38,18 @@ INHERITING = frozenset({"conj", "advcl", "xcomp", "ccomp", "pcomp", "parataxis",
 def triplets(words: Iterable[Word]) -> Iterator[Triplet]:
     """All relations of a parse; subject and object are entities (heads of phrases)."""
     for word in words:
+        if word.denied:
+            continue
         if is_verb(word):
             yield from _of_verb(word)
-        elif word.tag in NOUNS and not is_position(word):
+        elif (word.tag in NOUNS or word.noun is not None) and not is_position(word):
             yield from _of_noun(word)
 
 
 def predicates(words: Iterable[Word]) -> Iterator[tuple[Word, Word]]:
     """(entity, adjective) of copular clauses: "the dog is brown"."""
     for word in words:
-        if word.lower in BE and is_verb(word):
+        if word.lower in BE and is_verb(word) and not word.denied:
             for first in word.all("acomp"):
                 for adjective in (first, *first.all("conj")):
                     if adjective.tag in ADJECTIVES and not adjective.all("prep", "xcomp"):
@@ -108,20 +111,26 @@ def _has_modifier_after(noun: Word) -> bool:
 
 def _of_verb(verb: Word) -> Iterator[Triplet]:
     who = subjects(verb)
-    action = () if verb.lower in BE else (verb, *verb.all("prt"))
-    objects = [t for noun in verb.all("dobj", "dative") for t in _argument(noun, verb)]
+    action = () if verb.lower in BE else (verb, *(p for p in verb.all("prt") if not p.all("pobj")))
+    objects = [t for noun in _objects_of(verb) for t in _argument(noun, verb)]
     if action:
         yield from _combined(who, action, objects)
     if is_passive(verb):
         agents = [t for by in verb.all("agent") for noun in by.all("pobj") for t in things(noun)]
         yield from _combined(agents, action, who)
     for link, places in _links(verb):
-        yield from _combined(who, action + link, places)
+        yield from _combined(who, _joined(action, link), places)
     if verb.lower in LIGHT_VERBS:
         for noun in verb.all("dobj"):
             for link, places in _links(noun):
                 if link[0].lower != "of":
-                    yield from _combined(who, action + link, places)
+                    yield from _combined(who, _joined(action, link), places)
+
+
+def _objects_of(verb: Word) -> list[Word]:
+    """The direct and indirect objects; also the arms of "has his arms lifted"."""
+    held = verb.all("ccomp") if verb.lower in HAVE else []
+    return verb.all("dobj", "dative") + [noun for done in held for noun in done.all("nsubj")]
 
 
 def is_passive(verb: Word) -> bool:
@@ -130,7 +139,10 @@ def is_passive(verb: Word) -> bool:
 
 def _of_noun(noun: Word) -> Iterator[Triplet]:
     for owner in noun.all("poss"):
-        yield from _combined(things(owner), owner.all("case"), alone(noun))
+        if owner.tag == "WP$":
+            yield from _combined(_antecedent(noun), (owner,), alone(noun))
+        else:
+            yield from _combined(things(owner), owner.all("case"), alone(noun))
     light = noun.dep == "dobj" and noun.head.lower in LIGHT_VERBS
     counts = counted(noun) is not None
     for link, places in _links(noun):
@@ -139,6 +151,14 @@ def _of_noun(noun: Word) -> Iterator[Triplet]:
             yield from _combined(_modified(noun, link[0]), link, places)
     for link in _looking_back(noun):
         yield from _combined(alone(noun), link, _carriers(noun))
+
+
+def _antecedent(noun: Word) -> list[Word]:
+    """Whose a noun is, of a clause with "whose" before it."""
+    verb = noun.head
+    while verb.dep != "relcl" and verb.head is not verb:
+        verb = verb.head
+    return _modified(verb.head, verb) if verb.dep == "relcl" else []
 
 
 def _carriers(noun: Word) -> list[Word]:
@@ -167,14 +187,24 @@ def _to_pronoun(preposition: Word, link: tuple[Word, ...]) -> Iterator[tuple[Wor
 
 
 def _combined(who: Iterable[Word], action: Iterable[Word], whom: list[Word]) -> Iterator[Triplet]:
-    words = tuple(sorted(action, key=lambda word: word.index))
+    words = tuple(action)
     return ((s, words, o) for s in who for o in whom if words and s is not o)
+
+
+def _joined(verb: tuple[Word, ...], link: tuple[Word, ...]) -> tuple[Word, ...]:
+    """A verb and a preposition in the order of the caption; but a preposition before its verb
+    stands behind it: "plays in" of "in the park a man plays"."""
+    if verb and link[0].index < verb[0].index:
+        return verb + link
+    return tuple(sorted(verb + link, key=lambda word: word.index))
 
 
 def _links(word: Word) -> Iterator[Link]:
     """The prepositional phrases of a verb, noun or adverb."""
     for child in word.children:
-        if child.dep in {"prep", "dative"}:
+        if child.denied:
+            continue
+        if child.dep in {"prep", "dative"} or (child.dep == "prt" and child.all("pobj")):
             yield from _objects(child, (child,))
         elif child.dep in {"advmod", "acomp", "prt"}:
             for link, places in _links(child):
