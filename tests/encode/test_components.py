@@ -346,6 +346,18 @@ def test_odd_captions(backbone, records, caption, has_entities):
     assert all(s.isfinite().all() for s in model.similarity(image, text))
 
 
+def test_captions_in_other_languages_are_counted_each_time(tmp_path, caplog):
+    captions = ["ein Hund läuft über die Wiese", "a dog on a mat", "собака бежит"]
+    for _ in ("parsed", "read from the folder"):
+        components, problems = Components(ComponentSpec(), tmp_path), Problems()
+        found = components.of_texts(captions, problems)
+        assert [parts.relations for parts in found] == [[], ["dog on mat"], []]
+        assert "2 skipped: caption that is not English" in problems.summary()
+        assert len(problems) == 0 and not caplog.messages
+    components.of_texts(captions)
+    assert caplog.messages == ["2 of 3 captions are not English and have no components"]
+
+
 @pytest.mark.parametrize(
     ("boxes", "num_found", "num_bad"),
     [

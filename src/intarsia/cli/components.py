@@ -54,7 +54,7 @@ def extract(arguments: list[str]) -> None:
     towers, store = Towers(model.backbone.eval(), compiled=options.compile), model.store
     seen = see_components(components, records, towers, store, problems)
     found = [picture for picture in seen if picture]
-    texts = read_components(components, records.captions, towers, store)
+    texts = read_components(components, records.captions, towers, store, problems=problems)
     store.close()
     report_problems(problems, options.cache / "extract.problems.jsonl")
     regions = sum(len(picture.entities) for picture in found)

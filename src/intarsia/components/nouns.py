@@ -70,9 +70,7 @@ SYNONYMS = {
 }
 """Other words for labels of COCO-80; a word may stand for several labels."""
 
-LIVING = frozenset(
-    "person bird cat dog horse sheep cow elephant bear zebra giraffe".split()
-)
+LIVING = frozenset("person bird cat dog horse sheep cow elephant bear zebra giraffe".split())
 
 IRREGULAR = {
     "women": "woman",

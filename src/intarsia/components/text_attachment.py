@@ -19,9 +19,12 @@ from intarsia.components.text_entities import (
 from intarsia.components.text_words import (
     AMBIGUOUS_AT_THE_END,
     BODY,
+    BY_THE_LIVING,
     CLOTHES,
     CLOTHES_DO,
     DONE_TO_THE_LIVING,
+    HOLDERS,
+    HOLDING,
     LIFELESS,
     LIVING_DO,
     PERCEIVING,
@@ -38,6 +41,8 @@ ONE = frozenset("a an one the another".split())
 
 def attach(words: Sequence[Word]) -> None:
     """Move what hangs on the wrong word; twice described nouns become two things."""
+    if words and words[0].dep == "ROOT" and words[0].tag == "IN":
+        _begin_with_a_place(words[0], words)
     for word in words:
         if word.dep in {"nmod", "compound"} and word.tag in NOUNS:
             _list(word, words)
@@ -82,18 +87,33 @@ def replace_by(word: Word, other: Word) -> None:
     move(other, head, dep)
 
 
+def _begin_with_a_place(preposition: Word, words: Sequence[Word]) -> None:
+    """Let the sentence after a place not describe it: "in front of a house a boy throws"."""
+    for verb in words:
+        own = [noun for noun in verb.all("nsubj") if noun.tag in NOUNS]
+        if verb.dep == "relcl" and own and own[0].index > verb.head.index:
+            replace_by(preposition, verb)
+            move(preposition, verb, "prep")
+            return
+
+
 def _needs_the_living(verb: Word) -> bool:
     """Whether the noun that a verb hangs on does, or suffers, what only the living do."""
     noun = verb.head.lower
     if verb.dep == "relcl":
         return any(who.lower == "who" for who in verb.all("nsubj")) and noun in LIFELESS
     if verb.tag == "VBG":
+        if verb.lower in HOLDING and noun in HOLDERS:
+            return False
         if verb.lower in LIVING_DO and verb.head.tag in NOUNS and not is_living(noun):
             return noun not in CLOTHES or verb.lower not in CLOTHES_DO
         does = CLOTHES_DO if noun in CLOTHES | BODY else PLACES_DO
         return noun in LIFELESS and verb.lower not in does and not verb.all("nsubj")
-    surrounded = verb.lower == "surrounded" and noun in SEATS
-    done = surrounded or (verb.lower in DONE_TO_THE_LIVING and noun in LIFELESS)
+    done = (
+        (verb.lower == "surrounded" and noun in SEATS)
+        or (verb.lower in DONE_TO_THE_LIVING and noun in LIFELESS)
+        or (verb.lower in BY_THE_LIVING and not is_living(noun))
+    )
     return done and bool(verb.all("agent"))
 
 
@@ -145,6 +165,8 @@ def _list(noun: Word, words: Sequence[Word]) -> None:
     for child in [child for child in head.children if child.index < at]:
         move(child, noun, child.dep)
     move(head, noun, "conj")
+    for child in [child for child in noun.children if at < child.index < head.index]:
+        move(child, head, "amod")
 
 
 def _wear(clothes: Word) -> None:
@@ -214,9 +236,9 @@ def _to_the_verb(preposition: Word) -> None:
         verb = verb.head
     elif noun.dep != "dobj":
         return
-    if noun.lower in PLACES or verb.lower in PERCEIVING:
+    if noun.lower in PLACES or verb.lower in PERCEIVING or not verb.tag.startswith("VB"):
         return
-    if verb.tag.startswith("VB") and any(place.lower in PLACES for place in preposition.all("pobj")):
+    if any(place.lower in PLACES for place in preposition.all("pobj")):
         move(preposition, verb, "prep")
 
 

@@ -9,22 +9,25 @@ ENGLISH = frozenset(
     " his her its their from for into over under near through while as up down off out next front"
     " behind beside who which there has have not no it he she they".split()
 )
-FOREIGN = frozenset(
-    # German, Dutch, the Scandinavian languages
-    "der das ein eine einen einem einer eines und ist sind im auf mit vor dem den des zwei über"
-    " unter neben zum zur von sich ihre seine nicht hinter"
-    " het een twee op met voor van naast zijn"
-    " ett på med och två av det som og et er ved två jag ikke inte"
-    # French, Spanish, Italian, Portuguese, Catalan, Romanian
-    " le la les un une des du et est sont dans sur avec devant deux qui au aux ses dans"
-    " el los las una unos unas y con del dos sobre por está están junto al que su"
-    " il lo gli uno che nel nella nell sul sulla sull di della dei dell sono è"
-    " um uma dois em na da das ao à são"
-    " și pe cu este într sunt"
-    # Polish, Czech, Turkish, Indonesian, Finnish, Hungarian
-    " się jest przez oraz dwie dwa na je ve bir iki ile üzerinde"
-    " yang dengan sebuah seorang dan pada ja egy és az".split()
-) - ENGLISH
+FOREIGN = (
+    frozenset(
+        # German, Dutch, the Scandinavian languages
+        "der das ein eine einen einem einer eines und ist sind im auf mit vor dem den des zwei über"
+        " unter neben zum zur von sich ihre seine nicht hinter"
+        " het een twee op met voor van naast zijn"
+        " ett på med och två av det som og et er ved två jag ikke inte"
+        # French, Spanish, Italian, Portuguese, Catalan, Romanian
+        " le la les un une des du et est sont dans sur avec devant deux qui au aux ses dans"
+        " el los las una unos unas en con del dos sobre por está están junto al que su"
+        " il lo gli uno che nel nella nell sul sulla sull di della dei dell sono è"
+        " um uma dois em na da das ao à são"
+        " și pe cu este într sunt"
+        # Polish, Czech, Turkish, Indonesian, Finnish, Hungarian
+        " się jest przez oraz dwie dwa na je ve bir iki ile üzerinde"
+        " yang dengan sebuah seorang dan pada ja egy és az".split()
+    )
+    - ENGLISH
+)
 WORD = re.compile(r"[^\W\d_]+")
 
 

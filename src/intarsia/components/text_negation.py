@@ -1,4 +1,4 @@
-"""What a caption denies: "no shirt", "without a leash", "not on a bench" name nothing to be seen."""
+"""What a caption denies: "no shirt", "without a leash", "not on a bench" name nothing visible."""
 
 from __future__ import annotations
 

@@ -154,16 +154,6 @@ def _follows(child: Word, verb: Word, words: list[Word]) -> bool:
     return child.dep == "appos" and not any(word.tag == "," for word in between)
 
 
-def _take_place(noun: Word, word: Word) -> None:
-    """Put ``noun`` where ``word`` is, below its head or as the root."""
-    noun.dep = word.dep
-    if word.head is word:
-        noun.head = noun
-    else:
-        noun.head = word.head
-        word.head.children[word.head.children.index(word)] = noun
-
-
 def _beside(word: Word) -> Word | None:
     """The "of" of "right of", where that is no noun as in "on the right of"."""
     if word.lower not in SIDES or word.dep == "pobj" or word.all("det"):
@@ -189,7 +179,7 @@ def _make_preposition(word: Word, link: Word) -> None:
         word.children.append(link)
     if nouns:
         noun = nouns[-1]
-        _take_place(noun, word)
+        replace_by(word, noun)
         rest = [child for child in word.children if child not in (noun, link)]
         for child in rest:
             child.head = noun

@@ -40,14 +40,20 @@ PLACES_DO = frozenset(
     " showing flowing reaching being".split()
 )
 
-DONE_TO_THE_LIVING = frozenset(
-    "followed accompanied chased watched assisted pursued guarded tackled held carried led".split()
-)
+BY_THE_LIVING = frozenset("followed accompanied chased watched pursued guarded".split())
+DONE_TO_THE_LIVING = frozenset("assisted tackled held carried led".split())
 
 LIVING_DO = frozenset(
     "wearing holding carrying smiling laughing looking watching playing eating drinking reading"
     " posing dancing singing talking walking jumping riding waving pointing cheering".split()
 )
+
+HOLDING = frozenset({"holding", "carrying"})
+HOLDERS = frozenset(
+    "cart carts sled wagon wagons trailer stroller basket baskets bucket box boxes bag bags tray"
+    " plate bowl table shelf truck trucks car cars boat boats bus van vehicle raft".split()
+)
+"""What holds and carries, though it does not live."""
 
 PERCEIVING = frozenset("watch watches watching see sees seeing cover covers covering".split())
 

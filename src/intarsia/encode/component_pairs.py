@@ -91,9 +91,10 @@ def read_components(
     towers: Towers,
     store: Store,
     crew: Crew = ALONE,
+    problems: Problems | None = None,
 ) -> list[TextParts]:
     """Find the components of texts and see to it that the store has the vectors of all."""
-    found = components.of_texts(captions)
+    found = components.of_texts(captions, problems)
     needed = list(dict.fromkeys(text for parts in found for text in parts.texts))
     extract_texts(needed, towers, store, crew=crew, description="phrases")
     return found
@@ -215,7 +216,7 @@ class ComponentPairs(PairIndex, Dataset[Batch]):
         self.keep(torch.tensor([part is not None for part in found]))
         if not len(self.order):
             raise DataError("the data set has no readable picture with a caption")
-        texts = read_components(components, self.records.captions, towers, store, crew)
+        texts = read_components(components, self.records.captions, towers, store, crew, problems)
         seen = [part for part in found if part is not None]
         self.place = torch.cumsum(torch.tensor([part is not None for part in found]), 0) - 1
         self.roles = roles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import ChainMap
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -14,7 +15,8 @@ from PIL import Image
 from intarsia.components.box_files import picture_of
 from intarsia.components.detectors import Detector, load_detector
 from intarsia.components.regions import image_components
-from intarsia.components.text import TextComponents, TextParser
+from intarsia.components.text import MAX_CHARACTERS, NOT_ENGLISH, TextComponents, TextParser
+from intarsia.components.text_language import is_english
 from intarsia.data.problems import Problems
 from intarsia.data.records import Records
 from intarsia.encode.lines import JsonLines
@@ -23,6 +25,7 @@ from intarsia.errors import ConfigError, DataError
 from intarsia.runtime import bar, chunks, in_threads
 from intarsia.types import Box, Record, Region
 
+logger = logging.getLogger(__name__)
 RECORDS_AT_ONCE, CAPTIONS_AT_ONCE = 64, 4096
 
 
@@ -198,8 +201,17 @@ class Components:
         file = image.name if isinstance(image, Path) else ""
         return key_of(key, record.id, file).hex()
 
-    def of_texts(self, captions: Sequence[str]) -> list[TextParts]:
-        """Components of every caption."""
+    def of_texts(
+        self, captions: Sequence[str], problems: Problems | None = None
+    ) -> list[TextParts]:
+        """Components of every caption; of those in other languages, which have none, ``problems``
+        keeps the number, or a warning tells it."""
+        if foreign := sum(not is_english(caption[:MAX_CHARACTERS]) for caption in captions):
+            if problems is None:
+                told = "%d of %d captions are not English and have no components"
+                logger.warning(told, foreign, len(captions))
+            else:
+                problems.skip(NOT_ENGLISH, foreign)
         found: list[TextParts] = []
         with bar(len(captions), "phrases of captions") as advance:
             for some in chunks(captions, CAPTIONS_AT_ONCE):
