@@ -155,6 +155,11 @@ def test_two_things_of_one_noun(
         ("a boy in red walks in a park", ["boy in red", "boy walks in park"]),
         ("a small and gray dog chases a large bull", ["small and gray dog chases large bull"]),
         ("people skiing on snow covered slopes .", ["people skiing on snow covered slopes"]),
+        ("a tree lined street", []),
+        (
+            "a green star right of a small black striped cross",
+            ["green star right of small black striped cross"],
+        ),
         ("a child is sitting on a red sled outside", ["child sitting on red sled"]),
         ("people have their arms lifted", ["people have arms"]),
         ("a person whose board has a sail", ["person whose board", "board has sail"]),

@@ -16,7 +16,7 @@ from intarsia.components.text_words import AMBIGUOUS_AT_THE_END, VERBS, VERBS_IN
 
 FINITE = frozenset({"VBZ", "VBP", "VBD"})
 VERBAL = FINITE | {"VB", "VBN"}
-SPREAD = frozenset("covered filled lined topped capped".split())
+SPREAD = frozenset("covered filled lined topped capped striped".split())
 MATTER = frozenset(
     "snow ice grass water tree mud sand moss flower graffiti leaf rock dirt vine ivy cloud".split()
 )
@@ -103,19 +103,22 @@ def _subject_of(word: Word) -> Word | None:
 def _make_adjective(word: Word, words: list[Word]) -> None:
     """Undo the sentence made of a description: "skiing on snow covered slopes"."""
     matter, things = words[word.index - 1], word.all("dobj")
-    if not word.index or matter.lower not in MATTER or not things or things[0].all("det"):
+    if not word.index or matter.lower not in MATTER | COLOURS:
         return
-    thing, subject = things[0], (word.all("nsubj") or [matter])[0]
-    if subject is matter:
-        for child in list(matter.children):
-            move(child, thing, child.dep)
-        replace_by(word, thing)
-    else:
+    if not things or things[0].all("det"):
+        return
+    thing, subjects = things[0], word.all("nsubj")
+    for child in [child for child in matter.children if child.index < matter.index]:
+        move(child, thing, child.dep)
+    if matter.head is not word:
         replace_by(matter, thing)
-        replace_by(word, subject)
-    for child in [child for child in word.children if child not in {matter, subject}]:
-        move(child, thing if subject is matter else subject, child.dep)
-    word.tag = "VBN"
+    others = [noun for noun in subjects if noun is not matter]
+    top = others[0] if others else thing
+    if others or matter.head is word:
+        replace_by(word, top)
+    for child in [child for child in word.children if child is not matter]:
+        move(child, top, child.dep)
+    word.tag, thing.tag = "VBN", thing.tag if thing.tag in NOUNS else "NN"
     move(matter, thing, "npadvmod")
     move(word, thing, "amod")
 
