@@ -7,15 +7,15 @@ from PIL import Image
 pytest.importorskip("spacy", reason="needs the extra 'text'")
 pytest.importorskip("lemminflect", reason="needs the extra 'text'")
 
+from intarsia.components.text import TextParser
 from intarsia.data.problems import Problems
 from intarsia.errors import DataError
 from intarsia.evaluation.compositional import COMPOSITIONAL
 from intarsia.evaluation.compositional_cases import Case
 from intarsia.evaluation.compositional_svo import read_svo, svo_outcomes, with_negative_triplet
-from intarsia.evaluation.inflection import WordParser
 from intarsia.evaluation.metrics import summarise
 
-PARSER = WordParser()
+PARSER = TextParser()
 
 HEADER = (
     "sentence,pos_triplet,neg_triplet,pos_url,neg_url,pos_image_id,neg_image_id,"

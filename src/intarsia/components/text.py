@@ -153,7 +153,17 @@ class TextParser:
         """
         pairs = ((_read(caption[:MAX_CHARACTERS], problems), caption) for caption in captions)
         for doc, caption in self._pipeline.pipe(pairs, as_tuples=True, batch_size=batch_size):
-            yield _components(doc, caption)
+            yield _components(_words(doc, caption), caption)
+
+    def words(self, sentences: Iterable[str]) -> Iterator[list[Word]]:
+        """The words of each sentence, in order, with what they are and what they hang on.
+
+        Raises:
+            MissingExtraError: as :meth:`parse`.
+        """
+        pairs = ((_small(sentence[:MAX_CHARACTERS]), sentence) for sentence in sentences)
+        for doc, sentence in self._pipeline.pipe(pairs, as_tuples=True):
+            yield _words(doc, sentence)
 
     def fingerprint(self) -> str:
         """A hash of all that a parse depends on: this grammar's own source and the model.
@@ -206,9 +216,13 @@ def _small(text: str) -> str:
     return "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
 
 
-def _components(doc: Doc, caption: str) -> TextComponents:
+def _words(doc: Doc, caption: str) -> list[Word]:
     words = read(doc, caption)
     repair(words)
+    return words
+
+
+def _components(words: list[Word], caption: str) -> TextComponents:
     attach(words)
     deny(words)
     heads = [word for word in words if is_entity(word)]

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from intarsia.components.text import TextParser
 from intarsia.components.text_entities import Word
 from intarsia.data.files import read_csv
 from intarsia.data.problems import Problems
 from intarsia.evaluation.compositional_cases import Case, Cases, picture_ids, screened_cases
 from intarsia.evaluation.compositional_words import replaced
-from intarsia.evaluation.inflection import Role, WordParser, exchanged
+from intarsia.evaluation.inflection import Role, exchanged
 from intarsia.evaluation.metrics import Outcomes
 from intarsia.evaluation.negatives import hard_negative_outcomes
 from intarsia.runtime import progress
@@ -74,7 +75,7 @@ def _cases(path: Path, images: Path, problems: Problems) -> Iterator[Case]:
     files = {file.stem: file for file in sorted(images.iterdir())} if images.is_dir() else {}
     rows = list(read_csv(path, COLUMNS, problems))
     sentences = list(dict.fromkeys(row["sentence"] for _, row in rows))
-    parsed = WordParser().words(progress(sentences, "parsing sentences"))
+    parsed = TextParser().words(progress(sentences, "parsing sentences"))
     words = dict(zip(sentences, parsed, strict=True))
     used: set[tuple[str, ...]] = set()
     for where, row in rows:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from intarsia.components.text import MAX_CHARACTERS, TextParser
-from intarsia.components.text_entities import Word, read
-from intarsia.components.text_repair import repair
+from intarsia.components.text_entities import Word
 from intarsia.errors import MissingExtraError
 from intarsia.types import Span
 
@@ -21,21 +19,6 @@ COMMON = {("person", "NNS"): "people", ("fish", "NNS"): "fish"}
 """Of several forms that lemminflect knows, those that captions use."""
 TARGETS = frozenset({"dobj", "pobj", "attr", "compound", "nmod"})
 """What a noun may be where it is neither the subject nor a verb."""
-
-
-class WordParser(TextParser):
-    """The parse of captions, word by word."""
-
-    def words(self, sentences: Iterable[str]) -> Iterator[list[Word]]:
-        """Of each sentence, in order.
-
-        Raises:
-            MissingExtraError: spaCy or its model is not installed.
-        """
-        for doc in self._pipeline.pipe(sentence[:MAX_CHARACTERS] for sentence in sentences):
-            found = read(doc)
-            repair(found)
-            yield found
 
 
 def exchanged(words: Sequence[Word], role: Role, old: str, new: str) -> tuple[Span, str] | None:
