@@ -23,17 +23,21 @@ class Labels(NamedTuple):
     Rows may have several ids, (A,K): a column with any of them is a positive. Each positive costs a
     half over ``counts``, the positives that a row has among all columns, and over ``num``, the rows
     that have any. Where ``real`` is False there is nothing, neither a positive nor a negative;
-    None = all real.
+    None = all real. A column that has any of the ``left_out`` of a row, (A,K) of rows and (C,) of
+    columns, is no negative of it; None = all but positives are.
     """
 
     ids: Tensor
     counts: Tensor
     num: Tensor
     real: Tensor | None
+    left_out: Tensor | None = None
 
     def of(self, rows: slice) -> Labels:
-        real = None if self.real is None else self.real[rows]
-        return Labels(self.ids[rows], self.counts[rows], self.num, real)
+        real, left_out = (
+            None if side is None else side[rows] for side in (self.real, self.left_out)
+        )
+        return Labels(self.ids[rows], self.counts[rows], self.num, real, left_out)
 
     def free(self) -> Labels:
         """The same, with positives that cost nothing."""
@@ -144,7 +148,7 @@ def weights(
     """``factor`` times the gradient of the block's logits by those of ``sums`` and by what the
     positives cost."""
     r, c = _positives(x, y)
-    real = _real(x, y)
+    real, left_out = _real(x, y), _left_out(x, y)
     tables = []
     for side, pull, labels, where, table, axis in (
         (sums.rows, pulls.rows, x, r, scores.i2t, 2),
@@ -155,6 +159,8 @@ def weights(
         share = labels.shares(side.dtype)[where]
         hits = (side[:, where] - logits[:, r, c]).sigmoid() * share
         weight = logits.sub_(base.unsqueeze(axis)).exp_().mul_(pull.unsqueeze(axis))
+        if left_out is not None:
+            weight.masked_fill_(left_out, 0.0)
         weight[:, r, c] = -hits
         tables.append(weight if real is None else weight.masked_fill_(~real, 0.0))
     i2t, t2i = tables
@@ -174,8 +180,10 @@ def _logits(scores: Tensor, scale: Tensor) -> Tensor:
 
 
 def _negative_logits(scores: Tensor, scale: Tensor, x: Labels, y: Labels) -> Tensor:
-    """-inf at the positives and where there is nothing."""
+    """-inf at the positives, at what is left out and where there is nothing."""
     logits = _logits(scores, scale)
+    if (left_out := _left_out(x, y)) is not None:
+        logits.masked_fill_(left_out, -torch.inf)
     if (real := _real(x, y)) is not None:
         return logits.masked_fill_(meets(x.ids, y.ids) | ~real, -torch.inf)
     r, c = _positives(x, y)
@@ -187,6 +195,12 @@ def _real(x: Labels, y: Labels) -> Tensor | None:
     if x.real is None or y.real is None:
         return None
     return x.real[:, None] & y.real
+
+
+def _left_out(x: Labels, y: Labels) -> Tensor | None:
+    if x.left_out is None or y.left_out is None:
+        return None
+    return meets(x.left_out, y.left_out)
 
 
 def _positives(x: Labels, y: Labels) -> tuple[Tensor, Tensor]:

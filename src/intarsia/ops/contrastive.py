@@ -10,6 +10,8 @@ do not count, but remain negatives of the others.
 ``positives`` are the ids of the rows (A,) and of the columns (C,), integers: equal ids are
 positives. Rows may have several ids each, (A,K), filled up with -1, which no column has: a column
 is a positive of a row that has its id among them. None means that row k belongs to column k alone.
+``left_out`` are ids of the same shapes, with a meaning of their own: a column that shares one with
+a row and is no positive of it is no negative either.
 
 No more than one block of logits is ever kept (:mod:`intarsia.ops.blockwise`). Losses are float32 or
 better; the products are bfloat16 or float16 where the vectors are, or under autocast. Inside
@@ -50,6 +52,7 @@ def info_nce(
     scale: Tensor,
     positives: Positives | None = None,
     real: Masks | None = None,
+    left_out: Positives | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE of two sets of vectors (CLIP, Radford et al. 2021).
 
@@ -59,6 +62,7 @@ def info_nce(
         scale: scalar, the inverse temperature.
         positives: ids of the rows and of the columns.
         real: (A,) and (C,) bool, which of them there are; None = all.
+        left_out: ids of the rows and of the columns which are no negatives of one another.
 
     Returns:
         Scalar: the mean over rows plus the mean over columns, halved; 0 where nothing is left.
@@ -67,14 +71,19 @@ def info_nce(
         ShapeError: shapes, dtypes or ids do not fit.
     """
     x, y = _vectors(x, y, ndim=2)
-    for side, vectors, mask in zip("xy", (x, y), real or (None, None), strict=True):
+    given = real or (None, None)
+    for side, vectors, mask in zip("xy", (x, y), given, strict=True):
         _check_mask(side, vectors, mask, dims=1)
+    if left_out is not None:
+        _check_ids(left_out, x, y)
     ranks = current_ranks()
     x_ids, y_ids = _ids(x, y, positives, ranks)
-    x_real, y_real = real or (None, None)
+    x_real, y_real = given
     x, x_ids, x_real = _present(x, x_ids, x_real, ranks)
     y, y_ids, y_real = _present(y, y_ids, y_real, ranks)
     labels = _labels(x, (x_ids, y_ids), (x_real, y_real), ranks)
+    if left_out is not None:
+        labels = _leaving_out(labels, left_out, given, ranks)
     table = Table(AlignedScores, 1, *labels, ranks)
     return ranks.sum(contrast(x[:, None], y[:, None], scale, table))
 
@@ -284,6 +293,17 @@ def _labels(x: Tensor, ids: Positives, real: Masks, ranks: Ranks) -> tuple[Label
     return x_labels.of(own), y_labels
 
 
+def _leaving_out(
+    labels: tuple[Labels, Labels], left_out: Positives, real: Masks, ranks: Ranks
+) -> tuple[Labels, Labels]:
+    """With the ids of what is left out, of those that :func:`_present` has kept."""
+    x, y = (
+        (ids if mask is None or ids.is_cuda else ids[mask]).long().contiguous()
+        for ids, mask in zip(left_out, real, strict=True)
+    )
+    return labels[0]._replace(left_out=x), labels[1]._replace(left_out=_whole(ranks.gather(y)))
+
+
 def _present(
     vectors: Tensor, ids: Tensor, real: Tensor | None, ranks: Ranks
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -310,16 +330,20 @@ def _ids(x: Tensor, y: Tensor, positives: Positives | None, ranks: Ranks) -> Pos
             raise ShapeError(f"{len(x)} rows and {len(y)} columns do not pair up: give positives")
         own = torch.arange(len(x), device=x.device) * ranks.size + ranks.rank
         return own, own
-    for side, ids, vectors in zip(("rows", "columns"), positives, (x, y), strict=True):
+    _check_ids(positives, x, y)
+    x_ids, y_ids = positives
+    x_long = x_ids.long()
+    return x_long, x_long if y_ids is x_ids else y_ids.long()
+
+
+def _check_ids(ids_of: Positives, x: Tensor, y: Tensor) -> None:
+    for side, ids, vectors in zip(("rows", "columns"), ids_of, (x, y), strict=True):
         first = ids[:, 0] if side == "rows" and ids.ndim == 2 else ids
         if first.shape != vectors.shape[:1] or ids.is_floating_point():
             raise ShapeError(
                 f"the ids of {len(vectors)} {side} are {tuple(ids.shape)} {ids.dtype}, "
                 f"not ({len(vectors)},) torch.int64"
             )
-    x_ids, y_ids = positives
-    x_long = x_ids.long()
-    return x_long, x_long if y_ids is x_ids else y_ids.long()
 
 
 def _check_mask(side: str, vectors: Tensor, mask: Tensor | None, *, dims: int) -> None:
