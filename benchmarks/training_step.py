@@ -69,6 +69,7 @@ def batch(size: int, with_links: bool, words: int = 16) -> Batch:
         words=torch.tensor([[0, 2], [5, 7]]).expand(size, 2, 2),
         labels=torch.arange(2 * size).view(size, 2),
         mask=torch.ones(size, 2, dtype=torch.bool),
+        regions=torch.arange(2).expand(size, 2)[..., None],
     )
     return Batch(
         torch.arange(size),

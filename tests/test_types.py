@@ -16,7 +16,7 @@ def batch():
     def tokens():
         return TokenBatch(tensor(3), tensor(3), tensor(3), tensor(3, 2))
 
-    links = Links(tensor(1, 4), tensor(1, 2), tensor(1), tensor(1), tokens())
+    links = Links(tensor(1, 4), tensor(1, 2), tensor(1), tensor(1), tensor(1, 1), tokens())
     states = Features(image_global=tensor(5))
     problems = (("a", "broken"),)
     return Batch(tensor(), tensor(), tensor(3, 4, 4), tokens(), states, None, links, problems)
@@ -29,7 +29,7 @@ def test_captions_are_their_picture_s_own_unless_told_otherwise(batch):
     assert told.image_ids is true and told.text_ids is said
 
 
-NUM_TENSORS = 3 + 4 + 1 + 4 + 4  # of the batch above: its own, tokens, states, links, phrases
+NUM_TENSORS = 3 + 4 + 1 + 5 + 4  # of the batch above: its own, tokens, states, links, phrases
 
 
 def test_every_tensor_of_a_batch_is_pinned(batch, monkeypatch):

@@ -177,14 +177,17 @@ class Links(_Batched):
 
     ``boxes`` (B,P,4) of the regions, the backbone's input being the square from (0, 0) to (1, 1);
     ``words`` (B,P,2) the phrase's first and last + 1 token, counting real tokens only; ``labels``
-    (B,P) int64, equal for phrases of the same words; ``mask`` (B,P). ``phrases`` (B,P,N) are the
-    phrases tokenised as texts of their own, where a method asks for them.
+    (B,P) int64, equal for phrases of the same words; ``mask`` (B,P). ``regions`` (B,P,K) int64 are
+    first the region's number in its picture, then those of the regions that it overlaps (IoU > 0.5;
+    also of other captions), filled up with -1. ``phrases`` (B,P,N) are the phrases tokenised as
+    texts of their own, where a method asks for them.
     """
 
     boxes: Tensor
     words: Tensor
     labels: Tensor
     mask: Tensor
+    regions: Tensor
     phrases: TokenBatch | None = None
 
 

@@ -29,6 +29,7 @@ def features(batch: int = 6, tokens: int = 7, seed: int = 0) -> Features:
         words=torch.tensor([[0, 1], [0, 2], [1, 3]]).expand(batch, 3, 2),
         labels=torch.arange(3 * batch).view(batch, 3),
         mask=torch.arange(3) < torch.randint(1, 4, (batch, 1), generator=g),
+        regions=torch.tensor([[0, 1], [1, 0], [2, -1]]).expand(batch, 3, 2),
     )
     return Features(
         links=links,

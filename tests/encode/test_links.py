@@ -42,6 +42,28 @@ def test_boxes_words_and_labels(backbone):
     assert found.boxes[1, 1:].abs().sum() == 0 and found.words[1, 1:].abs().sum() == 0
 
 
+def test_regions_are_numbered_and_name_those_that_they_overlap(backbone):
+    """Of 112 pixels: IoU of 0 and 1 is 0.8, of 1 and 4 0.625, of 0 and 4 exactly 0.5."""
+    boxes = [(0, 0, 100, 100), (0, 0, 100, 80), (0, 0, 100, 99), (90, 90, 112, 112)]
+    boxes.append((0, 0, 100, 50))
+    captions = CAPTION, "red circle"
+    phrases = [Phrase(0, (2, 12), (0, 1)), Phrase(0, (19, 35), (3,)), Phrase(1, (0, 10), (4, 0))]
+    record = replace(record_of(boxes, phrases), captions=captions)
+    found = links(backbone, record).regions
+    assert found.tolist() == [  # nobody speaks of region 2
+        [[0, 1, -1], [1, 0, 4], [3, -1, -1]],
+        [[4, 1, -1], [0, 1, -1], [-1, -1, -1]],
+    ]
+
+
+def test_regions_overlap_as_they_are_seen(backbone):
+    """Of 224 x 112 pixels 56 are cut off on either side: what is left of both boxes is the same."""
+    boxes = [(0, 0, 112, 112), (56, 0, 112, 112), (0, 0, 57, 112)]
+    phrases = [Phrase(0, (2, 12), (0,)), Phrase(0, (19, 35), (1, 2))]
+    found = links(backbone, record_of(boxes, phrases, size=(224, 112)))
+    assert found.regions.tolist() == [[[0, 1], [1, 0]]]
+
+
 def test_boxes_follow_the_crop_of_the_backbone(backbone):
     """Of 224 x 112 pixels the backbone sees the middle: 56 are cut off on either side."""
     boxes = {

@@ -21,6 +21,7 @@ DIMS = Dims(embed=8, grid=(2, 2), context=6)
 CELLS = torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1]])
 LABELS = torch.tensor([[5, 6], [6, 0], [7, 5]])
 MASK = torch.tensor([[True, True], [True, False], [True, True]])
+REGIONS = torch.tensor([[[0], [3]], [[1], [-1]], [[2], [0]]])
 REAL = [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
 
 
@@ -30,7 +31,7 @@ def features() -> Features:
     cells = torch.tensor([[0, 3], [1, 1], [2, 0]])
     links = Links(
         CELLS[cells], torch.tensor([[[0, 1], [1, 3]], [[0, 2], [0, 0]], [[2, 3], [0, 3]]]),
-        LABELS, MASK,
+        LABELS, MASK, REGIONS,
     )  # fmt: skip
     return Features(
         image_global=torch.randn(3, 8, generator=g),
@@ -57,19 +58,21 @@ def lexemes(x: Features) -> Tensor:
     return F.normalize(torch.stack(rows), dim=1)
 
 
-def multi_positive(scores: Tensor, positive: Tensor) -> Tensor:
+def multi_positive(scores: Tensor, positive: Tensor, left_out: Tensor) -> Tensor:
     """Mean over rows of the mean over a row's positives; other positives are no negatives."""
     costs = []
-    for row, is_positive in zip(scores, positive, strict=True):
-        against = row[~is_positive].exp().sum()
+    for row, is_positive, is_out in zip(scores, positive, left_out, strict=True):
+        against = row[~is_positive & ~is_out].exp().sum()
         costs.append(
             torch.stack([-(s - (s.exp() + against).log()) for s in row[is_positive]]).mean()
         )
     return torch.stack(costs).mean()
 
 
-def both_ways(scores: Tensor, positive: Tensor) -> Tensor:
-    return (multi_positive(scores, positive) + multi_positive(scores.T, positive.T)) / 2
+def both_ways(scores: Tensor, positive: Tensor, left_out: Tensor | None = None) -> Tensor:
+    left_out = torch.zeros_like(positive) if left_out is None else left_out
+    rows = multi_positive(scores, positive, left_out)
+    return (rows + multi_positive(scores.T, positive.T, left_out.T)) / 2
 
 
 def losses_of(
@@ -93,11 +96,46 @@ def test_lexemes_meet_regions_and_equal_words_are_positives():
     torch.testing.assert_close(found, both_ways(regions(x) @ lexemes(x).T / 0.07, alone))
 
 
+def test_other_phrases_of_an_overlapping_region_are_no_negatives():
+    """The regions of caption 0 overlap; captions 1 and 2 are of one picture and its region 4."""
+    x = features()
+    regions_of = torch.tensor([[[0, 3], [3, 0]], [[4, -1], [-1, -1]], [[4, -1], [0, -1]]])
+    x = replace(x, links=replace(x.links, regions=regions_of))
+    left_out = torch.zeros(5, 5, dtype=torch.bool)  # of (region, phrase) in the order of REAL
+    left_out[[0, 1, 2, 3], [1, 0, 3, 2]] = True
+    phrases = F.normalize(torch.stack([x.text_phrases[place] for place in REAL]), dim=1)
+    found = losses_of(HarmoClip(DIMS), x, torch.tensor([4, 9, 9]))
+    for name, columns in (("lrc", lexemes(x)), ("gr", phrases)):
+        scores = regions(x) @ columns.T / 0.07
+        torch.testing.assert_close(found[name], both_ways(scores, SAME_WORDS, left_out))
+        assert found[name] < both_ways(scores, SAME_WORDS)
+    true = torch.tensor([[4, 12], [9, 12], [9, -1]]), torch.tensor([12, 12, 9])
+    assert losses_of(HarmoClip(DIMS), x, *true)["lrc"] == found["lrc"]
+    strangers = losses_of(HarmoClip(DIMS), x)["lrc"]  # regions of three pictures
+    left_out[[2, 3], [3, 2]] = False
+    scores = regions(x) @ lexemes(x).T / 0.07
+    torch.testing.assert_close(strangers, both_ways(scores, SAME_WORDS, left_out))
+
+
+def test_one_box_with_two_names_is_not_its_own_negative():
+    """Two pairs that are alike: as strangers to one another they cost ln 2, here nothing."""
+    one = torch.ones(1, 4, 8)
+    links = features().links.rows(slice(1))
+    x = Features(one[:, 0], one, one[:, 0], one, torch.ones(1, 4) > 0, text_phrases=one[:, :2])
+    alike = replace(links, regions=torch.zeros(1, 2, 1, dtype=torch.long))
+    found = losses_of(HarmoClip(DIMS), replace(x, links=alike))
+    assert found["lrc"] == found["gr"] == 0
+    found = losses_of(HarmoClip(DIMS), replace(x, links=links))
+    torch.testing.assert_close(
+        torch.stack([found["lrc"], found["gr"]]), torch.tensor(2.0).log().expand(2)
+    )
+
+
 def test_a_region_is_tied_to_its_crop_without_gradient():
     x = features()
     x.image_crops.requires_grad_()
     x.image_patches.requires_grad_()
-    found = losses_of(HarmoClip(DIMS), x)["gr"]
+    found = losses_of(HarmoClip(DIMS, gr_target="crop"), x)["gr"]
     crops = F.normalize(torch.stack([x.image_crops[place] for place in REAL]), dim=1)
     torch.testing.assert_close(found, 1 - (regions(x) * crops).sum(1).mean())
     found.backward()
@@ -106,7 +144,7 @@ def test_a_region_is_tied_to_its_crop_without_gradient():
 
 def test_a_region_is_tied_to_its_phrase_as_a_text():
     x = features()
-    found = losses_of(HarmoClip(DIMS, gr_target="phrase"), x)["gr"]
+    found = losses_of(HarmoClip(DIMS), x)["gr"]
     phrases = F.normalize(torch.stack([x.text_phrases[place] for place in REAL]), dim=1)
     torch.testing.assert_close(found, both_ways(regions(x) @ phrases.T / 0.07, SAME_WORDS))
 
@@ -158,8 +196,8 @@ def test_without_links_it_trains_on_the_global_loss_alone(target, links):
 
 def test_the_needs_follow_the_settings():
     common = {"patches", "tokens", "links"}
-    assert HarmoClip(DIMS).needs == common | {"crops"}
-    assert HarmoClip(DIMS, gr_target="phrase").needs == common | {"phrases"}
+    assert HarmoClip(DIMS).needs == common | {"phrases"}
+    assert HarmoClip(DIMS, gr_target="crop").needs == common | {"crops"}
     assert HarmoClip(DIMS, gr_target="image").needs == HarmoClip(DIMS, w_gr=0).needs == common
     with pytest.raises(ConfigError, match="gr_target 'box': choose from crop, image, phrase"):
         HarmoClip(DIMS, gr_target="box")
@@ -193,7 +231,7 @@ def test_crops_are_seen_by_the_model_itself(spec, records):
     """Half a picture, enlarged 1.5 times about its centre and cut at the edges."""
     torch.manual_seed(0)
     backbone = load_backbone(spec)
-    model = Model(backbone, HarmoClip(backbone.dims)).train()
+    model = Model(backbone, HarmoClip(backbone.dims, gr_target="crop")).train()
     batch = LivePairs(records[:2], backbone, links=True)[[0, 4]]
     boxes = torch.zeros_like(batch.links.boxes)
     boxes[1, 0] = torch.tensor([0.25, 0.5, 0.75, 1.0])
@@ -218,7 +256,7 @@ def test_crops_are_seen_by_the_model_itself(spec, records):
 
 
 def test_crops_need_pixels(backbone, records):
-    model = Model(backbone, HarmoClip(backbone.dims), freeze="towers")
+    model = Model(backbone, HarmoClip(backbone.dims, gr_target="crop"), freeze="towers")
     batch = LivePairs(records[:1], backbone, links=True)[[0]]
     with torch.no_grad():
         states = backbone.image_states(batch.pixels, dense="value")

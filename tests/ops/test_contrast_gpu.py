@@ -146,6 +146,7 @@ def masks() -> tuple[Tensor, Tensor]:
     return x_mask, y_mask
 
 
+LEFT_OUT = torch.stack([IDS.flip(0), torch.full_like(IDS, -1), IDS - 1], 1), OTHERS.flip(0)
 REAL = torch.arange(7) != 3, torch.arange(7) != 5
 LOSSES = {
     "diagonal": lambda x, y, s: info_nce(x[:, 0], y[:, 0], s),
@@ -157,6 +158,13 @@ LOSSES = {
     "several ids, patches": lambda x, y, s: patchwise_contrastive(x, y, s, (SEVERAL, IDS), "both"),
     "several ids, masked": lambda x, y, s: matched_info_nce(
         x, y[:, :2], *masks(), s, (SEVERAL, IDS)
+    ),
+    "left out": lambda x, y, s: info_nce(x[:, 0], y[:5, 0], s, (IDS, OTHERS), None, LEFT_OUT),
+    "left out, real": lambda x, y, s: info_nce(
+        x[:, 0], y[:5, 0], s, (SEVERAL, OTHERS), (REAL[0], REAL[1][:5]), LEFT_OUT
+    ),
+    "left out, one id": lambda x, y, s: info_nce(
+        x[:, 0], y[:5, 0], s, (IDS, OTHERS), None, (PAIRS[:, 1], LEFT_OUT[1])
     ),
     "strided ids": lambda x, y, s: info_nce(x[:, 0], y[:, 0], s, (PAIRS[:, 0], PAIRS[:, 1])),
     "turned vectors": lambda x, y, s: info_nce(x[:5, 0].mT, y[:5, 0].mT, s, (IDS[:5], IDS[:5])),

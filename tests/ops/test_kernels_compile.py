@@ -12,7 +12,8 @@ import pytest
 
 TYPES = {
     **dict.fromkeys(("similarity",), "*i32"),
-    **dict.fromkeys(("x_counts", "y_counts", "x_ids", "y_ids", "ids", "others"), "*i64"),
+    **dict.fromkeys(("x_counts", "y_counts", "x_ids", "y_ids", "x_left", "y_left"), "*i64"),
+    **dict.fromkeys(("ids", "others"), "*i64"),
     **dict.fromkeys(("x_real", "y_real", "real", "others_real"), "*i1"),
     **dict.fromkeys(("x", "y", "weights", "i2t_weights", "t2i_weights"), "*bf16"),
     **dict.fromkeys(("counts", "num", "x_num", "y_num"), "*i32"),
@@ -20,14 +21,14 @@ TYPES = {
 INTEGERS = (
     "rows num_p num_n half texts columns n_stride_p n_stride_i p_stride_i p_stride_n chunks "
     "splits per_split eighths strip num_parts size stride width "
-    "x_stride_r x_stride_g y_stride_c y_stride_g num_ids"
+    "x_stride_r x_stride_g y_stride_c y_stride_g num_ids num_left"
 ).split()
 MATCHING = ("reduce", "combine", "weigh")
 CONTRAST = ("count", "negatives", "log_sum_exp", "positives", "aligned_positives", "weights")
 SIZES = {"CHUNK": 24, "BLOCK_N": 32, "BLOCK_K": 64, "PLACE_BITS": 8, "PARTS": 4, "SIZE": 64}
 SIZES |= {"FEW": 128, "DEPTH": 64}
 CASES = [([], True), ([], False), (INTEGERS, True), (["num_p"], False), (["num_n"], False)]
-SWITCHES = ("EXACT", "WHOLE", "RAGGED", "KEEP", "MASKED", "SAME", "ADD")
+SWITCHES = ("EXACT", "WHOLE", "RAGGED", "KEEP", "MASKED", "SAME", "ADD", "LEFT")
 
 
 def compiled(kernel, ones: list[str], **constants) -> None:

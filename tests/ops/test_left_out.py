@@ -1,4 +1,4 @@
-"""Pairs that are neither positives nor negatives, against plain references that keep every logit."""
+"""Pairs that are neither positives nor negatives, against references that keep every logit."""
 
 import pytest
 import torch

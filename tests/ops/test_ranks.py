@@ -39,6 +39,14 @@ LOSSES = {
     "several ids": lambda x, y, s, ids, mask: info_nce(
         x[:, 0], y[:, 0], s, (torch.stack([ids, ids - 1, ids - ids - 1], 1), ids)
     ),
+    "left out": lambda x, y, s, ids, mask: info_nce(
+        x[:, 0],
+        y[:, 0],
+        s,
+        (ids, ids),
+        (mask.any(1), None),
+        (torch.stack([ids % 3, ids - 4, -ids // ids], 1), ids % 4),
+    ),
     "diagonal": lambda x, y, s, ids, mask: info_nce(x[:, 0], y[:, 0], s),
     "matched": lambda x, y, s, ids, mask: matched_info_nce(
         x, y[:, : mask.shape[1]], None, mask, s, (ids, ids)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from intarsia.backbones.base import ImageTransform, Tokenizer
 from intarsia.data.images import image_size
@@ -16,8 +18,20 @@ from intarsia.types import Box, Links, Record, Span, TokenBatch
 
 MAX_LINKS = 10  # a caption
 MIN_VISIBLE = 0.25  # share of a box that must survive the crop to the backbone's input
+MIN_IOU = 0.5  # of regions that overlap: more than this
 
-Row = list[tuple[Box, Span, str]]
+
+class Link(NamedTuple):
+    """A region as the backbone sees it, the phrase that speaks of it, and ``regions``: its number
+    in its picture and those of the others that it overlaps."""
+
+    box: Box
+    span: Span
+    text: str
+    regions: tuple[int, ...]
+
+
+Row = list[Link]
 Captioned = tuple[Record, int]
 """A record, and which of its captions."""
 
@@ -48,14 +62,18 @@ class Linker:
         caption = torch.tensor([i for i, row in enumerate(kept) for _ in row], dtype=torch.long)
         place = torch.tensor([k for row in kept for k in range(len(row))], dtype=torch.long)
         found = [link for row in kept for link in row]
+        widest = max((len(link.regions) for link in found), default=1)
+        regions = torch.full((len(rows), most, widest), -1)
         if found:
-            spans = torch.tensor([span for _, span, _ in found])
-            boxes[caption, place] = torch.tensor([box for box, _, _ in found])
+            spans = torch.tensor([link.span for link in found])
+            boxes[caption, place] = torch.tensor([link.box for link in found])
             words[caption, place] = word_ranges(tokens, caption, spans)
-            labels[caption, place] = torch.tensor([label_of(text) for _, _, text in found])
+            labels[caption, place] = torch.tensor([label_of(link.text) for link in found])
             mask[caption, place] = words[caption, place, 1] > 0
+            filled = [(*link.regions, *[-1] * (widest - len(link.regions))) for link in found]
+            regions[caption, place] = torch.tensor(filled)
         alone = None if self.tokenizer is None else self._alone(found, caption, place, mask.shape)
-        return Links(boxes, words, labels, mask, alone)
+        return Links(boxes, words, labels, mask, regions, alone)
 
     def _alone(self, found: Row, caption: Tensor, place: Tensor, shape: torch.Size) -> TokenBatch:
         """(B,P,N) the phrases as texts of their own; blank where there is no link."""
@@ -63,7 +81,7 @@ class Linker:
         numbers = {"": 0}
         which = torch.zeros(shape, dtype=torch.long)
         if found:
-            told = [numbers.setdefault(text, len(numbers)) for _, _, text in found]
+            told = [numbers.setdefault(link.text, len(numbers)) for link in found]
             which[caption, place] = torch.tensor(told)
         return self.tokenizer(list(numbers)).rows(which)
 
@@ -95,14 +113,31 @@ def _row(record: Record, which: int, transform: ImageTransform) -> Row:
         size = record.size or image_size(record.image)
     except DataError:
         return []  # whoever reads the picture reports it
-    boxes = transform.boxes([region.box for region in record.regions], size)
-    found: Row = []
-    for phrase in phrases:
-        for index in phrase.regions:
-            box = _clipped(boxes[index], transform.size)
-            if box is not None:
-                found.append((box, phrase.span, record.phrase_text(phrase).lower()))
-    return found
+    whole = transform.boxes([region.box for region in record.regions], size)
+    spoken_of = sorted({i for phrase in record.phrases for i in phrase.regions})
+    clipped = {i: _clipped(whole[i], transform.size) for i in spoken_of}
+    boxes = {i: box for i, box in clipped.items() if box is not None}
+    overlaps = _overlaps(boxes)
+    return [
+        Link(boxes[i], phrase.span, record.phrase_text(phrase).lower(), (i, *overlaps[i]))
+        for phrase in phrases
+        for i in phrase.regions
+        if i in boxes
+    ]
+
+
+def _overlaps(boxes: dict[int, Box]) -> dict[int, list[int]]:
+    """The others that each overlaps.
+
+    >>> _overlaps({3: (0, 0, 1, 1), 5: (0, 0, 1, 0.6), 8: (0, 0, 1, 0.5)})
+    {3: [5], 5: [3, 8], 8: [5]}
+    """
+    places = torch.tensor(list(boxes.values()), dtype=torch.double).view(-1, 4)
+    near = (box_iou(places, places) > MIN_IOU).tolist()
+    return {
+        i: [j for j, overlaps in zip(boxes, row, strict=True) if overlaps and j != i]
+        for i, row in zip(boxes, near, strict=True)
+    }
 
 
 def _clipped(box: Box, size: int) -> Box | None:

@@ -16,6 +16,7 @@ from intarsia.terms import Dot, MeanMax, Term
 from intarsia.types import Dims, Embeddings, Features
 
 GrTarget = Literal["crop", "phrase", "image"]
+MOST_REGIONS = 2**20  # of a picture, to number those of all pictures
 NEEDS = {"crop": "crops", "phrase": "phrases", "image": "links"}
 
 
@@ -24,12 +25,14 @@ class HarmoClip(Method):
 
     A lexeme is the mean of the normalised states of a phrase's tokens in its caption (the Text
     Token Space), a region the RoIAlign of the normalised dense map; phrases of the same words are
-    positives of one another. The third loss ties a region to a global vector of the same thing.
+    positives of one another, and other phrases of a picture are no negatives of the regions that
+    theirs overlaps (IoU > 0.5). The third loss ties a region to a global vector of the same thing.
     Pairs without a link train on the global loss alone.
 
     Our reading, where the abstract is silent: all weights 1; the region's global target is that of
-    its crop, enlarged 1.5 times, without gradient, at 1 - cosine; the other two targets are
-    contrasted. The text-to-image similarity adds ``local_weight`` * (mean over the text's tokens of
+    its phrase as a text of its own, since the abstract speaks of region-language alignment, and is
+    contrasted as the picture's is; that of its crop, enlarged 1.5 times, is without gradient, at
+    1 - cosine. The text-to-image similarity adds ``local_weight`` * (mean over the text's tokens of
     the best patch), which asks for no boxes; at the default 0 it is that of an ordinary CLIP, which
     is what an exported model computes.
 
@@ -38,7 +41,7 @@ class HarmoClip(Method):
         w_gc: weight of the global contrast.
         w_lrc: weight of the lexeme-region contrast.
         w_gr: weight of the global-region alignment.
-        gr_target: ``crop``, ``phrase`` (the phrase as a text of its own) or ``image``.
+        gr_target: ``phrase`` (the phrase as a text of its own), ``crop`` or ``image``.
         local_weight: weight of the token-patch score in the similarity.
     """
 
@@ -49,7 +52,7 @@ class HarmoClip(Method):
         w_gc: float = 1.0,
         w_lrc: float = 1.0,
         w_gr: float = 1.0,
-        gr_target: GrTarget = "crop",
+        gr_target: GrTarget = "phrase",
         local_weight: float = 0.0,
     ) -> None:
         super().__init__(dims)
@@ -81,7 +84,8 @@ class HarmoClip(Method):
         groups["regions"] = regions * mask[..., None]
         if x.image_crops is not None:
             groups["crops"] = normalised(x.image_crops).detach() * mask[..., None]
-        return Embeddings(groups, {name: mask for name in groups if name in ("regions", "crops")})
+        masks = {name: mask for name in groups if name in ("regions", "crops")}
+        return Embeddings(groups, masks, extra={"overlaps": x.links.regions})
 
     def encode_text(self, x: Features) -> Embeddings:
         groups, masks = {"global": normalised(x.require("text_global"))}, {}
@@ -96,35 +100,32 @@ class HarmoClip(Method):
         if x.text_phrases is not None:
             groups["phrases"] = normalised(x.text_phrases) * mask[..., None]
         masks |= {name: mask for name in groups if name in ("lexemes", "phrases")}
-        return Embeddings(groups, masks, labels={"lexemes": x.links.labels})
+        labels, regions = {"lexemes": x.links.labels}, {"regions": x.links.regions[..., 0]}
+        return Embeddings(groups, masks, labels=labels, extra=regions)
 
     def loss(self, image: Embeddings, text: Embeddings) -> dict[str, Tensor]:
         losses = {"gc": Dot("global").contrast(image, text, self.temperature())}
         if "regions" in image.groups:
-            mask = image.masks["regions"]
-            scale = self.lexeme_temperature()
-            losses["lrc"] = _contrast(image["regions"], text["lexemes"], scale, text, mask)
+            losses["lrc"] = _contrast(image, text, "lexemes", self.lexeme_temperature())
             if self.w_gr:
-                losses["gr"] = self._global_region(image, text, mask)
+                losses["gr"] = self._global_region(image, text)
         weights = {"gc": self.w_gc, "lrc": self.w_lrc, "gr": self.w_gr}
         total = sum(weights[name] * value for name, value in losses.items())
         assert isinstance(total, Tensor)
         return {"loss": total, **losses}
 
-    def _global_region(self, image: Embeddings, text: Embeddings, mask: Tensor) -> Tensor:
-        regions = image["regions"]
+    def _global_region(self, image: Embeddings, text: Embeddings) -> Tensor:
+        regions, mask = image["regions"], image.masks["regions"]
         if self.gr_target == "crop":
             distance = 1 - (regions * image["crops"]).sum(-1)
             return current_ranks().mean(distance, mask)
         assert self.region_temperature is not None
         scale = self.region_temperature()
         if self.gr_target == "phrase":
-            return _contrast(regions, text["phrases"], scale, text, mask)
-        whole = image["global"]
-        rows = torch.arange(len(whole), device=whole.device) if image.ids is None else image.ids
-        rows = rows[:, 0] if rows.ndim == 2 else rows  # of whole pictures, whatever they bear
-        ids = rows[:, None].expand_as(mask).flatten(), rows
-        return info_nce(regions.flatten(0, 1), whole, scale, ids, (mask.flatten(), None))
+            return _contrast(image, text, "phrases", scale)
+        pictures = _pictures(image)
+        ids = pictures[:, None].expand_as(mask).flatten(), pictures
+        return info_nce(regions.flatten(0, 1), image["global"], scale, ids, (mask.flatten(), None))
 
     def phrase_vectors(self, text: Features) -> Tensor:
         """The phrase as a lexeme, which the second loss compares regions with, (B,D)."""
@@ -136,10 +137,21 @@ class HarmoClip(Method):
         return (normalised(image.require("image_patches")) @ lexeme)[..., 0]
 
 
-def _contrast(
-    regions: Tensor, phrases: Tensor, scale: Tensor, text: Embeddings, mask: Tensor
-) -> Tensor:
+def _contrast(image: Embeddings, text: Embeddings, phrases: str, scale: Tensor) -> Tensor:
     """InfoNCE of all linked (region, phrase) pairs (B,P,D) of the batch."""
-    labels, real = text.labels["lexemes"].flatten(), mask.flatten()
-    x, y = regions.flatten(0, 1), phrases.flatten(0, 1)
-    return info_nce(x, y, scale, (labels, labels), (real, real))
+    real = image.masks["regions"].flatten()
+    labels = text.labels["lexemes"].flatten()
+    first = _pictures(image)[:, None] * MOST_REGIONS
+    overlaps, regions = image.extra["overlaps"], text.extra["regions"]
+    ids = (overlaps + first[..., None]).masked_fill(overlaps < 0, -1)
+    left_out = ids.flatten(0, 1), (regions + first).flatten()
+    x, y = image["regions"].flatten(0, 1), text[phrases].flatten(0, 1)
+    return info_nce(x, y, scale, (labels, labels), (real, real), left_out)
+
+
+def _pictures(image: Embeddings) -> Tensor:
+    """(B,) of whole pictures, whatever they bear."""
+    if image.ids is None:
+        ranks, device = current_ranks(), image["global"].device
+        return torch.arange(len(image), device=device) * ranks.size + ranks.rank
+    return image.ids[:, 0] if image.ids.ndim == 2 else image.ids

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from intarsia.ops import contrast_kernels as kernels
 from intarsia.ops.contrast_blocks import Costs, Labelled, Labels, Sums, Weights
+from intarsia.ops.contrast_parts import COLUMNS, ROWS
 from intarsia.ops.devices import memory_of, processors_of, registers
 from intarsia.ops.scores import Scores
 
@@ -26,7 +27,7 @@ def counts(ids: Tensor, real: Tensor | None, others: Labelled) -> tuple[Tensor, 
     num = torch.zeros((), dtype=torch.int32, device=ids.device)
     others_ids, others_real = others
     masks = (ids if real is None else real), (others_ids if others_real is None else others_real)
-    kernels.count[(triton.cdiv(len(ids), kernels.ROWS.value),)](
+    kernels.count[(triton.cdiv(len(ids), ROWS.value),)](
         ids,
         masks[0],
         others_ids,
@@ -61,11 +62,14 @@ def _negatives(
     columns = scores.i2t.new_empty((shape.groups, shape.row_blocks, shape.columns))
     kernels.negatives[shape.grid](
         *_inputs(scores, scale, x, y),
+        *_left_out(x, y),
         rows,
         columns,
         *shape.sizes,
-        _num_ids(x),
+        _num_ids(x.ids),
+        1 if x.left_out is None else _num_ids(x.left_out),
         **_options(scores, x),
+        LEFT=x.left_out is not None,
         num_warps=8,
         **registers(128),
     )
@@ -95,7 +99,7 @@ def positives(scores: Scores, scale: Tensor, x: Labels, y: Labels, sums: Sums) -
         rows,
         columns,
         *shape.sizes,
-        _num_ids(x),
+        _num_ids(x.ids),
         **_options(scores, x),
         num_warps=16,
     )
@@ -111,7 +115,7 @@ def aligned_positives(
     total = Costs.none(sums)
     columns = slice(0, len(y))
     of_column = max(1, 8 * x.shape[1] * len(y))  # bytes, for each ROWS rows
-    step = kernels.ROWS.value * max(1, memory_of(x.device) // 1024 // of_column)
+    step = ROWS.value * max(1, memory_of(x.device) // 1024 // of_column)
     for start in range(0, len(x), step):
         rows = slice(start, min(start + step, len(x)))
         some = x_labels.of(rows), y_labels, sums.of(rows, columns)
@@ -123,7 +127,7 @@ def _aligned_positives(
     x: Tensor, y: Tensor, scale: Tensor, x_labels: Labels, y_labels: Labels, sums: Sums
 ) -> Costs:
     rows, groups, width = x.shape
-    row_blocks = triton.cdiv(rows, kernels.ROWS.value)
+    row_blocks = triton.cdiv(rows, ROWS.value)
     row_costs = x.new_empty((groups, 2, rows), dtype=torch.float32)
     column_costs = x.new_zeros((groups, row_blocks, 2, len(y)), dtype=torch.float32)
     kernels.aligned_positives[(groups * row_blocks,)](
@@ -138,7 +142,7 @@ def _aligned_positives(
         rows,
         len(y),
         width,
-        _num_ids(x_labels),
+        _num_ids(x_labels.ids),
         *x.stride()[:2],
         *y.stride()[:2],
         MASKED=x_labels.real is not None,
@@ -165,6 +169,7 @@ def weights(
     by_scale = scores.i2t.new_empty(shape.grid)
     kernels.weights[shape.grid](
         *_inputs(scores, scale, x, y),
+        *_left_out(x, y),
         *(side.contiguous() for side in (*sums, *pulls)),
         *(x.counts, y.counts, x.num, y.num),
         i2t,
@@ -172,8 +177,10 @@ def weights(
         by_scale,
         factor,
         *shape.sizes,
-        _num_ids(x),
+        _num_ids(x.ids),
+        1 if x.left_out is None else _num_ids(x.left_out),
         **_options(scores, x),
+        LEFT=x.left_out is not None,
         num_warps=16,
     )
     return Weights(i2t, t2i, by_scale)
@@ -184,11 +191,11 @@ class _Shape:
 
     def __init__(self, scores: Scores) -> None:
         self.groups, self.rows, self.columns = scores.i2t.shape
-        self.row_blocks = triton.cdiv(self.rows, kernels.ROWS.value)
+        self.row_blocks = triton.cdiv(self.rows, ROWS.value)
         lines = max(1, self.groups * self.row_blocks)
         wanted = -(-PROGRAMS * processors_of(scores.i2t.device) // lines)
-        tiles = triton.cdiv(self.columns, kernels.COLUMNS.value)
-        self.strip = triton.cdiv(tiles, min(wanted, tiles)) * kernels.COLUMNS.value
+        tiles = triton.cdiv(self.columns, COLUMNS.value)
+        self.strip = triton.cdiv(tiles, min(wanted, tiles)) * COLUMNS.value
         self.strips = triton.cdiv(self.columns, self.strip)
         self.grid = (self.groups * self.row_blocks * self.strips,)
         self.sizes = self.rows, self.columns, self.strip
@@ -204,8 +211,12 @@ def _labels(x: Labels, y: Labels) -> tuple[Tensor, ...]:
     return x.ids, y.ids, x_real, y_real
 
 
-def _num_ids(x: Labels) -> int:
-    return x.ids.shape[1] if x.ids.ndim == 2 else 1
+def _left_out(x: Labels, y: Labels) -> tuple[Tensor, ...]:
+    return tuple(side.ids if side.left_out is None else side.left_out for side in (x, y))
+
+
+def _num_ids(ids: Tensor) -> int:
+    return ids.shape[1] if ids.ndim == 2 else 1
 
 
 def _options(scores: Scores, x: Labels) -> dict[str, Any]:

@@ -11,10 +11,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-ROWS = tl.constexpr(16)
-COLUMNS = tl.constexpr(512)
-LN_2 = tl.constexpr(0.6931471805599453)
-LOG2_E = tl.constexpr(1.4426950408889634)
+from intarsia.ops.contrast_parts import (
+    COLUMNS,
+    LN_2,
+    LOG2_E,
+    ROWS,
+    cost_of,
+    finite,
+    is_real,
+    is_same,
+    line_of,
+    logits_of,
+    share_of,
+    slope_of,
+    strip_of,
+)
 
 
 @triton.jit
@@ -26,10 +37,10 @@ def count(ids, real, others, others_real, counts, num, rows, columns, MASKED: tl
     found = tl.zeros([ROWS], tl.int32)
     for start in range(0, columns, COLUMNS):
         c = start + tl.arange(0, COLUMNS)
-        there = _real(others_real, c, c < columns, MASKED)
+        there = is_real(others_real, c, c < columns, MASKED)
         same = own[:, None] == tl.load(others + c, mask=c < columns, other=0)[None]
         found += tl.sum((same & there[None]).to(tl.int32), 1)
-    found = tl.where(_real(real, r, r < rows, MASKED), found, 0)
+    found = tl.where(is_real(real, r, r < rows, MASKED), found, 0)
     tl.store(counts + r, found, mask=r < rows)
     tl.atomic_add(num, tl.sum((found > 0).to(tl.int32), 0))
 
@@ -43,46 +54,53 @@ def negatives(
     y_ids,  # (c,)
     x_real,  # (a,) bool
     y_real,
+    x_left,  # (a,num_left) int64: a column with any of these is no negative
+    y_left,  # (c,)
     row_sums,  # (G,strips,a) float32
     column_sums,  # (G,a/ROWS,c)
     rows,
     columns,
     strip,
     num_ids,
+    num_left,
     MASKED: tl.constexpr,
     SAME: tl.constexpr,
+    LEFT: tl.constexpr,
 ):
     """Log-sum-exp of the negatives of each row within a strip, and of each of its columns.
 
     A thread has four neighbouring columns of every row: what it finds of a row it keeps until the
     strip ends, and a column's part is whole inside of it.
     """
-    group, r, start, stop = _strip(rows, columns, strip)
+    group, r, start, stop = strip_of(rows, columns, strip)
     high = tl.load(scale) * LOG2_E
     ids = tl.load(x_ids + r * num_ids, mask=r < rows, other=0)
-    row_real = _real(x_real, r, r < rows, MASKED)
+    row_real = is_real(x_real, r, r < rows, MASKED)
     line = group.to(tl.int64) * rows * columns + r.to(tl.int64) * columns
     top = tl.full([ROWS, COLUMNS // 4], float("-inf"), tl.float32)
     total = tl.zeros([ROWS, COLUMNS // 4], tl.float32)
     for c0 in range(start, stop, COLUMNS):
         c = c0 + tl.arange(0, COLUMNS)
         inside = (r < rows)[:, None] & (c < columns)[None]
-        wrong = row_real[:, None] & _real(y_real, c, c < columns, MASKED)[None]
-        wrong = wrong & (_same(ids, x_ids, r, rows, num_ids, y_ids, c, columns) == 0)
-        logits = _logits(i2t, line, c, inside, wrong, high)
+        wrong = row_real[:, None] & is_real(y_real, c, c < columns, MASKED)[None]
+        wrong = wrong & (is_same(ids, x_ids, r, rows, num_ids, y_ids, c, columns) == 0)
+        if LEFT:
+            left = tl.load(x_left + r * num_left, mask=r < rows, other=-1)
+            wrong = wrong & (is_same(left, x_left, r, rows, num_left, y_left, c, columns) == 0)
+        logits = logits_of(i2t, line, c, inside, wrong, high)
         fours = tl.reshape(logits, [ROWS, COLUMNS // 4, 4])
         new_top = tl.maximum(top, tl.max(fours, 2))
-        base = _finite(new_top)
+        base = finite(new_top)
         total = total * tl.exp2(top - base) + tl.sum(tl.exp2(fours - base[:, :, None]), 2)
         top = new_top
         if not SAME:
-            logits = _logits(t2i, line, c, inside, wrong, high)
-        base = _finite(tl.max(logits, 0))
+            logits = logits_of(t2i, line, c, inside, wrong, high)
+        base = finite(tl.max(logits, 0))
         column = tl.log2(tl.sum(tl.exp2(logits - base[None]), 0)) + base
-        strip_row = group.to(tl.int64) * tl.cdiv(rows, ROWS) + _row_block(rows, columns, strip)
+        strip_row = group.to(tl.int64) * tl.cdiv(rows, ROWS) + line_of(rows, columns, strip)
         place = strip_row * columns + c
         tl.store(column_sums + place, column * LN_2, mask=c < columns)
-    base = _finite(tl.max(top, 1))
+    base = finite(tl.max(top, 1))
     whole = tl.log2(tl.sum(total * tl.exp2(top - base[:, None]), 1)) + base
     place = (group * tl.cdiv(columns, strip) + start // strip) * rows + r
     tl.store(row_sums + place, whole * LN_2, mask=r < rows)
@@ -111,15 +129,15 @@ def log_sum_exp(
         source = parts + (group * num_parts + part) * size + place[None]
         numbers = tl.load(source, mask=inside, other=float("-inf")) * LOG2_E
         new_top = tl.maximum(top, numbers)
-        base = _finite(new_top)
+        base = finite(new_top)
         found = found * tl.exp2(top - base) + tl.exp2(numbers - base)
         top = new_top
-    base = _finite(tl.max(top, 0))
+    base = finite(tl.max(top, 0))
     whole = tl.log2(tl.sum(found * tl.exp2(top - base[None]), 0)) + base
     target = total + group * stride + place
     if ADD:
         before = tl.load(target, mask=place < size, other=float("-inf")) * LOG2_E
-        base = _finite(tl.maximum(whole, before))
+        base = finite(tl.maximum(whole, before))
         whole = tl.log2(tl.exp2(whole - base) + tl.exp2(before - base)) + base
     tl.store(target, whole * LN_2, mask=place < size)
 
@@ -150,31 +168,31 @@ def positives(
 ):
     """What the positives of each row cost within a strip and the derivative of that, and of each
     column; tiles without any are not even read."""
-    group, r, start, stop = _strip(rows, columns, strip)
+    group, r, start, stop = strip_of(rows, columns, strip)
     high = tl.load(scale) * LOG2_E
     r_inside = r < rows
     ids = tl.load(x_ids + r * num_ids, mask=r_inside, other=0)
-    row_real = _real(x_real, r, r_inside, MASKED)
+    row_real = is_real(x_real, r, r_inside, MASKED)
     by_row = tl.load(row_lse + group * rows + r, mask=r_inside, other=0.0)
-    row_share = _share(x_counts, x_num, r, r_inside)
+    row_share = share_of(x_counts, x_num, r, r_inside)
     line = group.to(tl.int64) * rows * columns + r.to(tl.int64) * columns
     cost, pull = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     for c0 in range(start, stop, COLUMNS):
         c = c0 + tl.arange(0, COLUMNS)
-        hits = _same(ids, x_ids, r, rows, num_ids, y_ids, c, columns)
-        hits = row_real[:, None] & _real(y_real, c, c < columns, MASKED)[None] & (hits > 0)
+        hits = is_same(ids, x_ids, r, rows, num_ids, y_ids, c, columns)
+        hits = row_real[:, None] & is_real(y_real, c, c < columns, MASKED)[None] & (hits > 0)
         if tl.max(hits.to(tl.int32)) > 0:
             by_column = tl.load(column_lse + group * columns + c, mask=c < columns, other=0.0)
             inside = r_inside[:, None] & (c < columns)[None]
-            logits = _logits(i2t, line, c, inside, hits, high)
-            gap, slope = _cost(by_row[:, None] * LOG2_E - logits, hits)
+            logits = logits_of(i2t, line, c, inside, hits, high)
+            gap, slope = cost_of(by_row[:, None] * LOG2_E - logits, hits)
             cost += tl.sum(gap, 1)
             pull += tl.sum(slope, 1)
             if not SAME:
-                logits = _logits(t2i, line, c, inside, hits, high)
-            gap, slope = _cost(by_column[None] * LOG2_E - logits, hits)
-            share = _share(y_counts, y_num, c, c < columns)
-            strip_row = group.to(tl.int64) * tl.cdiv(rows, ROWS) + _row_block(rows, columns, strip)
+                logits = logits_of(t2i, line, c, inside, hits, high)
+            gap, slope = cost_of(by_column[None] * LOG2_E - logits, hits)
+            share = share_of(y_counts, y_num, c, c < columns)
+            strip_row = group.to(tl.int64) * tl.cdiv(rows, ROWS) + line_of(rows, columns, strip)
             place = strip_row * 2 * columns + c
             tl.store(column_costs + place, tl.sum(gap, 0) * share, mask=c < columns)
             tl.store(column_costs + place + columns, tl.sum(slope, 0) * share, mask=c < columns)
@@ -218,15 +236,15 @@ def aligned_positives(
     r = row_block * ROWS + tl.arange(0, ROWS)
     high = tl.load(scale) * LOG2_E
     ids = tl.load(x_ids + r * num_ids, mask=r < rows, other=0)
-    row_real = _real(x_real, r, r < rows, MASKED)
+    row_real = is_real(x_real, r, r < rows, MASKED)
     by_row = tl.load(row_lse + group * rows + r, mask=r < rows, other=0.0)
     cost, pull = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     depth = tl.arange(0, DEPTH)
     left = x + group.to(tl.int64) * x_stride_g + r.to(tl.int64)[:, None] * x_stride_r
     for start in range(0, columns, FEW):
         c = start + tl.arange(0, FEW)
-        hits = _same(ids, x_ids, r, rows, num_ids, y_ids, c, columns) > 0
-        hits = hits & row_real[:, None] & _real(y_real, c, c < columns, MASKED)[None]
+        hits = is_same(ids, x_ids, r, rows, num_ids, y_ids, c, columns) > 0
+        hits = hits & row_real[:, None] & is_real(y_real, c, c < columns, MASKED)[None]
         if tl.max(hits.to(tl.int32)) > 0:
             right = y + group.to(tl.int64) * y_stride_g + c.to(tl.int64)[None] * y_stride_c
             logits = tl.zeros([ROWS, FEW], tl.float32)
@@ -238,16 +256,16 @@ def aligned_positives(
                 b = tl.load(right + d[:, None], mask=theirs, other=0.0)
                 logits = tl.dot(a, b, logits, input_precision="ieee")
             logits = tl.where(hits, logits * high, float("-inf"))
-            gap, slope = _cost(by_row[:, None] * LOG2_E - logits, hits)
+            gap, slope = cost_of(by_row[:, None] * LOG2_E - logits, hits)
             cost += tl.sum(gap, 1)
             pull += tl.sum(slope, 1)
             by_column = tl.load(column_lse + group * columns + c, mask=c < columns, other=0.0)
-            gap, slope = _cost(by_column[None] * LOG2_E - logits, hits)
-            share = _share(y_counts, y_num, c, c < columns)
+            gap, slope = cost_of(by_column[None] * LOG2_E - logits, hits)
+            share = share_of(y_counts, y_num, c, c < columns)
             place = (group.to(tl.int64) * row_blocks + row_block) * 2 * columns + c
             tl.store(column_costs + place, tl.sum(gap, 0) * share, mask=c < columns)
             tl.store(column_costs + place + columns, tl.sum(slope, 0) * share, mask=c < columns)
-    share = _share(x_counts, x_num, r, r < rows)
+    share = share_of(x_counts, x_num, r, r < rows)
     place = group * 2 * rows + r
     tl.store(row_costs + place, cost * share, mask=r < rows)
     tl.store(row_costs + place + rows, pull * share, mask=r < rows)
@@ -262,6 +280,8 @@ def weights(
     y_ids,
     x_real,
     y_real,
+    x_left,
+    y_left,
     row_lse,
     column_lse,
     row_pulls,  # (G,a) float32: gradients of ``row_lse``
@@ -278,31 +298,37 @@ def weights(
     columns,
     strip,
     num_ids,
+    num_left,
     MASKED: tl.constexpr,
     SAME: tl.constexpr,
+    LEFT: tl.constexpr,
 ):
     """The gradient of the logits, ``factor`` times, and without it its product with the scores."""
-    group, r, start, stop = _strip(rows, columns, strip)
+    group, r, start, stop = strip_of(rows, columns, strip)
     high = tl.load(scale) * LOG2_E
     r_inside = r < rows
     ids = tl.load(x_ids + r * num_ids, mask=r_inside, other=0)
-    row_real = _real(x_real, r, r_inside, MASKED)
+    row_real = is_real(x_real, r, r_inside, MASKED)
     row_base = tl.load(row_lse + group * rows + r, mask=r_inside, other=0.0) * LOG2_E
     row_pull = tl.load(row_pulls + group * rows + r, mask=r_inside, other=0.0)
-    row_share = _share(x_counts, x_num, r, r_inside)
+    row_share = share_of(x_counts, x_num, r, r_inside)
     line = group.to(tl.int64) * rows * columns + r.to(tl.int64) * columns
     times = tl.load(factor)
     total = tl.zeros([ROWS], tl.float32)
     for c0 in range(start, stop, COLUMNS):
         c = c0 + tl.arange(0, COLUMNS)
         c_inside = c < columns
-        hits = _same(ids, x_ids, r, rows, num_ids, y_ids, c, columns) > 0
-        real = row_real[:, None] & _real(y_real, c, c_inside, MASKED)[None]
+        hits = is_same(ids, x_ids, r, rows, num_ids, y_ids, c, columns) > 0
+        real = row_real[:, None] & is_real(y_real, c, c_inside, MASKED)[None]
         base = tl.load(column_lse + group * columns + c, mask=c_inside, other=0.0)
         base = base * LOG2_E
         pull = tl.load(column_pulls + group * columns + c, mask=c_inside, other=0.0)
-        share = _share(y_counts, y_num, c, c_inside)
+        share = share_of(y_counts, y_num, c, c_inside)
         hits = real & hits
+        if LEFT:
+            left = tl.load(x_left + r * num_left, mask=r_inside, other=-1)
+            others = is_same(left, x_left, r, rows, num_left, y_left, c, columns) == 0
+            real = real & (hits | others)
         any_hit = tl.max(hits.to(tl.int32)) > 0
         inside = r_inside[:, None] & c_inside[None]
         target = line[:, None] + c[None]
@@ -312,9 +338,9 @@ def weights(
         if SAME:
             weight += pull[None] * tl.exp2(logits - base[None])
         if any_hit:
-            cost = row_share[:, None] * _slope(row_base[:, None] - logits)
+            cost = row_share[:, None] * slope_of(row_base[:, None] - logits)
             if SAME:
-                cost += share[None] * _slope(base[None] - logits)
+                cost += share[None] * slope_of(base[None] - logits)
             weight = tl.where(hits, -cost, weight)
         weight = tl.where(real, weight, 0.0)
         total += tl.sum(weight * scores, 1)
@@ -325,76 +351,9 @@ def weights(
             logits = scores * high
             weight = pull[None] * tl.exp2(logits - base[None])
             if any_hit:
-                weight = tl.where(hits, -share[None] * _slope(base[None] - logits), weight)
+                weight = tl.where(hits, -share[None] * slope_of(base[None] - logits), weight)
             weight = tl.where(real, weight, 0.0)
             total += tl.sum(weight * scores, 1)
             weight = (weight * times).to(t2i_weights.dtype.element_ty)
             tl.store(t2i_weights + target, weight, mask=inside)
     tl.store(by_scale + tl.program_id(0), tl.sum(total, 0))
-
-
-@triton.jit
-def _strip(rows, columns, strip):
-    """The group, the rows (ROWS,) and the first and last + 1 column of this program."""
-    strips = tl.cdiv(columns, strip)
-    start = (tl.program_id(0) % strips) * strip
-    r = _row_block(rows, columns, strip) * ROWS + tl.arange(0, ROWS)
-    group = tl.program_id(0) // (strips * tl.cdiv(rows, ROWS))
-    return group, r, start, tl.minimum(start + strip, columns)
-
-
-@triton.jit
-def _row_block(rows, columns, strip):
-    return tl.program_id(0) // tl.cdiv(columns, strip) % tl.cdiv(rows, ROWS)
-
-
-@triton.jit
-def _real(real, place, inside, MASKED: tl.constexpr):
-    if MASKED:
-        return tl.load(real + place, mask=inside, other=0) != 0
-    else:
-        return inside
-
-
-@triton.jit
-def _same(first, x_ids, r, rows, num_ids, y_ids, c, columns):
-    """(ROWS,COLUMNS) int32: whether a column has one of the row's ids, ``first`` or a further."""
-    others = tl.load(y_ids + c, mask=c < columns, other=0)
-    found = (first[:, None] == others[None]).to(tl.int32)
-    for k in range(1, num_ids):
-        further = tl.load(x_ids + r * num_ids + k, mask=r < rows, other=-1)
-        found = found | (further[:, None] == others[None]).to(tl.int32)
-    return found
-
-
-@triton.jit
-def _logits(scores, line, c, inside, wanted, high):
-    """(ROWS,COLUMNS) in units of log 2, -inf where not ``wanted``."""
-    numbers = tl.load(scores + line[:, None] + c[None], mask=inside, other=0.0)
-    return tl.where(wanted, numbers * high, float("-inf"))
-
-
-@triton.jit
-def _share(counts, num, place, inside):
-    """What each positive of a row costs it."""
-    found = tl.load(counts + place, mask=inside, other=0).to(tl.float32)
-    return tl.where(found > 0, 0.5 / (found * tl.load(num).to(tl.float32)), 0.0)
-
-
-@triton.jit
-def _finite(top):
-    return tl.where(top == float("-inf"), 0.0, top)
-
-
-@triton.jit
-def _cost(gap, hits):
-    """softplus of ``gap`` (in units of log 2) and its derivative, 0 outside of ``hits``."""
-    cost = (tl.maximum(gap, 0.0) + tl.log2(1.0 + tl.exp2(-tl.abs(gap)))) * LN_2
-    return tl.where(hits, cost, 0.0), tl.where(hits, _slope(gap), 0.0)
-
-
-@triton.jit
-def _slope(gap):
-    """The sigmoid of ``gap`` (in units of log 2)."""
-    small = tl.exp2(-tl.abs(gap))
-    return tl.where(gap > 0, 1.0, small) / (1.0 + small)
