@@ -82,7 +82,7 @@ def test_terms_start_at_the_scale_of_the_space_they_start_in(clip_folder, tmp_pa
     dims = load_backbone(f"hf:{tmp_path}").dims
     assert dims.scale == pytest.approx(42.0)
     for kind, spaces in SPACES.items():
-        method = kind(dims, **({"gr_target": "phrase"} if kind is HarmoClip else {}))
+        method = kind(dims)
         for name, own in spaces.items():
             expected = 42.0 if own else 1 / 0.07
             assert getattr(method, name)().item() == pytest.approx(expected), (kind, name)

@@ -24,12 +24,13 @@ def features(batch: int = 6, tokens: int = 7, seed: int = 0) -> Features:
     g = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, tokens + 1, (batch,), generator=g)
     corners = torch.rand(batch, 3, 2, generator=g) / 2
+    near = torch.tensor([[0, 1], [1, 0], [2, -1]])
     links = Links(
         boxes=torch.cat([corners, corners + 0.5], 2),
         words=torch.tensor([[0, 1], [0, 2], [1, 3]]).expand(batch, 3, 2),
         labels=torch.arange(3 * batch).view(batch, 3),
         mask=torch.arange(3) < torch.randint(1, 4, (batch, 1), generator=g),
-        regions=torch.tensor([[0, 1], [1, 0], [2, -1]]).expand(batch, 3, 2),
+        regions=torch.where(near < 0, -1, near + 3 * torch.arange(batch)[:, None, None]),
     )
     return Features(
         links=links,

@@ -71,7 +71,7 @@ def of(*methods):
 
 @pytest.fixture
 def batch(backbone, records):
-    return LivePairs(records[:6], backbone, links=True)[[0, 5, 9, 1, 13, 18, 22]]
+    return LivePairs(records[:6], backbone, links=True, phrases=True)[[0, 5, 9, 1, 13, 18, 22]]
 
 
 def gradients(model, batch, chunk, fabric=None, **settings):
@@ -98,6 +98,17 @@ def test_chunks_give_the_gradients_of_the_whole_batch(model, batch):
         torch.testing.assert_close(found, losses)
         torch.testing.assert_close(cached, whole, rtol=1e-4, atol=1e-6)
     assert {"method.temperature.logit_scale"} < whole.keys()
+
+
+@of(HarmoClip)
+def test_chunks_know_the_regions_of_the_whole_batch(model, batch):
+    """Phrases of one region are in different chunks: as strangers they would cost more."""
+    without_dropout(model)
+    losses, _ = gradients(model, batch, 1)
+    regions = torch.arange(batch.links.mask.numel()).view(*batch.links.mask.shape, 1)
+    strangers, _ = gradients(model, replace(batch, links=replace(batch.links, regions=regions)), 1)
+    assert losses["lrc"] < strangers["lrc"] and losses["gr"] < strangers["gr"]
+    assert losses["gc"] == strangers["gc"]
 
 
 def seen_by(backbone):
