@@ -37,7 +37,7 @@ LONGEST = 28  # words: a batch of Flickr8k's captions needs 29.6 tokens on avera
 METHODS = {
     "registers": Registers,
     "filip": Filip,
-    "harmoclip": HarmoClip,
+    "harmoclip": lambda dims: HarmoClip(dims, gr_target="crop"),
     "harmoclip, image as target": lambda dims: HarmoClip(dims, gr_target="image"),
     "comalign": ComAlign,
 }
