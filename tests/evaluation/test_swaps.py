@@ -4,7 +4,7 @@ import pytest
 
 from intarsia.components.text import TextParser
 from intarsia.data.problems import Problems
-from intarsia.evaluation.compositional_words import words_of
+from intarsia.components.english import words_of
 from intarsia.evaluation.swaps import evaluate_swaps, swaps
 from intarsia.types import Negative, Record
 

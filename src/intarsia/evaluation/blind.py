@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from intarsia.components.english import words_of
 from intarsia.data.readers import read
 from intarsia.data.records import without_pictures
 from intarsia.errors import ConfigError, DataError
-from intarsia.evaluation.compositional_words import words_of
 from intarsia.evaluation.harness import Evaluation
 from intarsia.evaluation.metrics import summarise
 from intarsia.evaluation.negatives import hard_negative_outcomes

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from intarsia.components.english import replaced
 from intarsia.components.text import TextParser
 from intarsia.components.text_entities import Word
 from intarsia.data.files import read_csv
 from intarsia.data.problems import Problems
 from intarsia.evaluation.compositional_cases import Case, Cases, picture_ids, screened_cases
-from intarsia.evaluation.compositional_words import replaced
 from intarsia.evaluation.inflection import Role, exchanged
 from intarsia.evaluation.metrics import Outcomes
 from intarsia.evaluation.negatives import hard_negative_outcomes
