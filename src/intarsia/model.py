@@ -24,7 +24,7 @@ from intarsia.errors import ConfigError, unknown
 from intarsia.methods import Method
 from intarsia.ops.regions import enlarged_crops
 from intarsia.runtime import atomic, randomness_kept, seed_cpu
-from intarsia.types import Batch, Dense, Embeddings, Features
+from intarsia.types import Batch, Dense, Embeddings, FalseTexts, Features
 
 Freeze = Literal["none", "image", "text", "towers", "backbone"]
 FROZEN: dict[Freeze, tuple[Side, ...]] = {
@@ -186,11 +186,35 @@ class Model(Encoder):
         return blank.masked_scatter(mask[..., None], vectors.float())
 
     def embed(self, batch: Batch) -> tuple[Embeddings, Embeddings]:
-        """What the method makes of the pictures and of the texts of a batch of pairs."""
+        """What the method makes of the pictures and of the texts of a batch of pairs; false texts
+        come behind the true ones, their ids being no picture's of theirs."""
         features = self.features(batch)
         image = replace(self.method.encode_image(features), ids=batch.image_ids)
         text = replace(self.method.encode_text(features), ids=batch.text_ids)
-        return image, text
+        false = None if batch.false is None else batch.false.packed()
+        if false is None or not len(false.ids):
+            return image, text
+        untrue = replace(self.method.encode_text(self._untrue(false, features)), ids=false.ids)
+        return image, Embeddings.concatenate([text, untrue])
+
+    def _untrue(self, false: FalseTexts, pairs: Features) -> Features:
+        """The features of F false texts; where the pairs have links, these have none of theirs."""
+        states = false.states
+        if states is None:
+            if false.tokens is None:
+                raise ConfigError("false texts need tokens, or cached states")
+            with self._gradients_of("text"):
+                states = self.backbone.text_states(false.tokens)
+        features = replace(self.backbone.project(states), tokens=false.tokens)
+        if pairs.links is None:
+            return features
+
+        def blank(x: Tensor) -> Tensor:
+            return x.new_zeros(len(false.ids), *x.shape[1:])
+
+        phrases = None if pairs.text_phrases is None else blank(pairs.text_phrases)
+        links = replace(pairs.links, phrases=None).map(blank)
+        return replace(features, links=links, text_phrases=phrases)
 
     def losses(self, image: Embeddings, text: Embeddings) -> dict[str, Tensor]:
         """The losses of embedded pairs; of all ranks' inside ``across_ranks``."""

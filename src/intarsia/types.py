@@ -259,6 +259,26 @@ class Features(_Batched):
 
 
 @dataclass(frozen=True, slots=True)
+class FalseTexts(_Batched):
+    """Up to P false captions of each of B pairs: hard negatives.
+
+    ``ids`` (B,P) int64 are their :attr:`Embeddings.ids`, which the pair's picture does not have;
+    ``mask`` (B,P). Either ``tokens`` (B,P,N) or the text tower's cached ``states`` (B,P,...), or
+    both.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    tokens: TokenBatch | None = None
+    states: Features | None = None
+
+    def packed(self) -> FalseTexts:
+        """The F that there are as rows of their own: ``ids`` (F,), ``mask`` (F,) and so on."""
+        real = self.mask.flatten().nonzero()[:, 0]
+        return self.map(lambda x: x.flatten(0, 1)[real])
+
+
+@dataclass(frozen=True, slots=True)
 class Batch(_Batched):
     """B pairs on their way into a model.
 
@@ -268,7 +288,7 @@ class Batch(_Batched):
     ``crops`` (B,P,D) are global vectors of the links' regions where they are known already.
     Either ``pixels`` (B,3,H,W) uint8 and ``tokens``, or the towers' cached ``states``, or
     ``features`` that a wholly frozen backbone has projected already.
-    ``links`` where the method asks for them.
+    ``links`` where the method asks for them. ``false`` are hard negatives of the captions.
     ``problems`` names the pictures that could not be read, (record id, reason), whose pairs were
     replaced by the next readable ones.
     """
@@ -284,6 +304,7 @@ class Batch(_Batched):
     problems: tuple[tuple[str, str], ...] = ()
     said: Tensor | None = None
     true: Tensor | None = None
+    false: FalseTexts | None = None
 
     def __len__(self) -> int:
         return int(self.pairs.shape[0])

@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
+from intarsia.components.english import words_of
 from intarsia.components.text import TextParser
 from intarsia.data.problems import Problems
-from intarsia.components.english import words_of
 from intarsia.evaluation.swaps import evaluate_swaps, swaps
 from intarsia.types import Negative, Record
 

@@ -61,6 +61,7 @@ def import_(arguments: list[str]) -> None:
 
 def train_parser() -> ArgumentParser:
     """The parser of ``intarsia train``; every config file is checked against it."""
+    from intarsia.components.hard_negatives import HardNegatives
     from intarsia.encode.components import ComponentSpec
     from intarsia.model import Freeze
     from intarsia.training.loop import Trainer
@@ -89,6 +90,12 @@ def train_parser() -> ArgumentParser:
         type=PseudoSpec | None,
         default=None,
         help="match phrases to boxes, for methods that need links",
+    )
+    parser.add_argument(
+        "--hard_negatives",
+        type=HardNegatives | None,
+        default=None,
+        help="false captions in every batch: swapped attributes and roles, replaced words",
     )
     parser.add_class_arguments(Trainer, "trainer", as_positional=False)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
@@ -145,7 +152,7 @@ def _run_asked_for(arguments: list[str]) -> tuple[Any, ModelSpec, dict[str, Any]
     spec = ModelSpec(
         backbone, plain["method"], plain["freeze"], plain["dense"], plain["components"]
     )
-    names = ("data", "trainer", "init", "seed", "validation", "lora", "pseudo")
+    names = ("data", "trainer", "init", "seed", "validation", "lora", "pseudo", "hard_negatives")
     ready, kept = _instantiated(parser, options), {key: plain[key] for key in names}
     return ready, spec, kept
 
@@ -208,6 +215,7 @@ def train(arguments: list[str]) -> None:
         init=ready.init,
         lora=ready.lora,
         pseudo=ready.pseudo,
+        hard_negatives=ready.hard_negatives,
         resume=ready.resume,
         cache=ready.cache,
         validate=validate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from intarsia.backbones.base import Backbone
+from intarsia.components.hard_negatives import FalseCaptions
 from intarsia.data.problems import Problems
 from intarsia.data.records import Records
 from intarsia.encode.extract import (
@@ -25,7 +27,7 @@ from intarsia.encode.store import Places, Store, VectorStore
 from intarsia.encode.towers import Towers
 from intarsia.encode.views import WHOLE, key_of
 from intarsia.errors import DataError
-from intarsia.types import Batch, Dense, Features, Record
+from intarsia.types import Batch, Dense, FalseTexts, Features, Record
 
 
 class CachedPairs(LinkedPairs, Dataset[Batch]):
@@ -40,6 +42,7 @@ class CachedPairs(LinkedPairs, Dataset[Batch]):
         ids: whether they hold the tokens themselves.
         links: whether they hold the known (region, phrase) pairs.
         phrases: with those, the tokens of each phrase alone.
+        false: negatives of the captions, which batches then hold.
         problems: gets the pictures that cannot be read, whose pairs are left out.
         crew: who computes what the store lacks.
 
@@ -58,10 +61,11 @@ class CachedPairs(LinkedPairs, Dataset[Batch]):
         ids: bool = False,
         links: bool = False,
         phrases: bool = False,
+        false: FalseCaptions | None = None,
         problems: Problems | None = None,
         crew: Crew = ALONE,
     ) -> None:
-        super().__init__(Records.of(records), backbone, links=links, phrases=phrases)
+        super().__init__(Records.of(records), backbone, links=links, phrases=phrases, false=false)
         problems = Problems() if problems is None else problems
         problems.expect(len(records))
         towers = Towers(backbone)
@@ -78,11 +82,12 @@ class CachedPairs(LinkedPairs, Dataset[Batch]):
             crew=crew,
             description="image features",
         )
-        extract_texts(texts, towers, store, tokens=tokens, crew=crew, description="text features")
+        read = texts if false is None else [*texts, *false.texts]
+        extract_texts(read, towers, store, tokens=tokens, crew=crew, description="text features")
         self.keep(readable(keys, store))
         if not len(self.order):
             raise DataError("the data set has no readable picture with a caption")
-        names = [key_of(text) for text in texts]
+        names = [key_of(text) for text in read]  # the false texts' behind the captions'
         self.image_global = _Column(store["image_global"], keys)
         self.image_patches = _Column(store[patches_name(patches)], keys) if patches else None
         self.text_global = _Column(store["text_global"], names)
@@ -93,20 +98,31 @@ class CachedPairs(LinkedPairs, Dataset[Batch]):
         index = torch.as_tensor(pairs)
         rows = self.order[index]
         pictures = self.pictures[rows]
-        tokens, mask = (None, None) if self.text_tokens is None else self.text_tokens.padded(rows)
-        states = Features(
+        states = replace(
+            self._texts(rows),
             image_global=self.image_global[pictures].squeeze(1),
             image_patches=None if self.image_patches is None else self.image_patches[pictures],
-            text_global=self.text_global[rows].squeeze(1),
-            text_tokens=tokens,
-            text_mask=mask,
         )
         links = None
         if self.linker is not None:
             links = self.linker(self.captioned(rows), self.tokens_of(rows))
         words = self.tokens_of(rows) if self.ids else None
         batch = Batch(index, pictures, states=states, links=links, tokens=words)
-        return self.with_truth(batch, rows)
+        return replace(self.with_truth(batch, rows), false=self._false(rows))
+
+    def _texts(self, rows: Tensor) -> Features:
+        """The states of some texts, the false ones being counted behind the captions."""
+        tokens, mask = (None, None) if self.text_tokens is None else self.text_tokens.padded(rows)
+        whole = self.text_global[rows].squeeze(1)
+        return Features(text_global=whole, text_tokens=tokens, text_mask=mask)
+
+    def _false(self, rows: Tensor) -> FalseTexts | None:
+        """The negatives of some captions; where one has none, the states of another stand."""
+        if self.false is None:
+            return None
+        places = self.false.places[rows].flatten().clamp(min=0)
+        words = self.false.tokens(rows, self.tokenizer) if self.ids else None
+        return self.false.of(rows, words, self._texts(places + len(self.pictures)))
 
 
 class _Column:

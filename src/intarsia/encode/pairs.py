@@ -16,16 +16,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from intarsia.backbones.base import Backbone, ImageTransform
+from intarsia.components.hard_negatives import FalseCaptions
 from intarsia.data.images import load_image
 from intarsia.data.problems import Problems
 from intarsia.data.records import Records
+from intarsia.encode.false_rows import FalseRows
 from intarsia.encode.links import Captioned, Linker, num_usable
 from intarsia.encode.loader import Looks, load
 from intarsia.encode.views import WHOLE
 from intarsia.errors import DataError
 from intarsia.ops.true_texts import true_texts
 from intarsia.runtime import bar
-from intarsia.types import Batch, Record, TokenBatch
+from intarsia.types import Batch, FalseTexts, Record, TokenBatch
 
 logger = logging.getLogger(__name__)
 
@@ -93,13 +95,21 @@ class LinkedPairs(PairIndex):
         backbone: whose transform boxes follow.
         links: whether batches hold the known (region, phrase) pairs.
         phrases: with those, the tokens of each phrase alone.
+        false: negatives of the captions, which batches then hold.
     """
 
     def __init__(
-        self, records: Records, backbone: Backbone, *, links: bool = False, phrases: bool = False
+        self,
+        records: Records,
+        backbone: Backbone,
+        *,
+        links: bool = False,
+        phrases: bool = False,
+        false: FalseCaptions | None = None,
     ) -> None:
         super().__init__(records)
         self.tokenizer = backbone.tokenizer
+        self.false = None if false is None else FalseRows(false, records.captions, self.truth)
         self.linked: Records = records
         self.linker: Linker | None = None
         if links:
@@ -154,9 +164,10 @@ class LivePairs(LinkedPairs, Dataset[Batch]):
         *,
         links: bool = False,
         phrases: bool = False,
+        false: FalseCaptions | None = None,
     ) -> None:
         problems = Problems() if problems is None else problems
-        super().__init__(Records.of(records), backbone, links=links, phrases=phrases)
+        super().__init__(Records.of(records), backbone, links=links, phrases=phrases, false=false)
         self.transform = backbone.transform
         if not len(self.pictures):
             raise DataError("the data set has no caption to train on")
@@ -190,7 +201,7 @@ class LivePairs(LinkedPairs, Dataset[Batch]):
         tokens = self._tokens(rows)
         links = None if self.linker is None else self.linker(self.captioned(rows), tokens)
         batch = Batch(index, pictures, pixels, tokens, links=links, problems=problems)
-        batch = self.with_truth(batch, rows)
+        batch = replace(self.with_truth(batch, rows), false=self._false(rows))
         if not mirrored.any():
             return batch
         may = torch.tensor([self._may_be_mirrored(i) for i in pictures.tolist()])
@@ -199,6 +210,13 @@ class LivePairs(LinkedPairs, Dataset[Batch]):
     def _tokens(self, rows: Tensor) -> TokenBatch:
         tokens = self.tokens_of(rows)
         return tokens.trimmed() if self.trims else tokens
+
+    def _false(self, rows: Tensor) -> FalseTexts | None:
+        if self.false is None:
+            return None
+        tokens = self.false.tokens(rows, self.tokenizer)
+        tokens = tokens.trimmed() if self.trims else tokens
+        return self.false.of(rows, tokens)
 
     def _may_be_mirrored(self, picture: int) -> bool:
         first = int(self.first[picture])

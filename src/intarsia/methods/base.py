@@ -84,6 +84,9 @@ class Method(nn.Module, ABC):
     def loss(self, image: Embeddings, text: Embeddings) -> dict[str, Tensor]:
         """Scalars of a batch of pairs: ``loss`` (to minimise) and its parts, for the log.
 
+        There may be more texts than pictures: hard negatives come behind the pairs' own, and their
+        ids are no picture's, so that a loss that goes by ids takes them as it is.
+
         What it reads beside groups of vectors (token ids for a decoder, states before they are
         normalised) the encoders put into ``extra``, while training. Losses are float32, but in
         mixed precision what the towers gave is not.

@@ -106,6 +106,7 @@ class HarmoClip(Method):
     def loss(self, image: Embeddings, text: Embeddings) -> dict[str, Tensor]:
         losses = {"gc": Dot("global").contrast(image, text, self.temperature())}
         if "regions" in image.groups:
+            text = text.rows(slice(len(image)))  # hard negatives speak of no region
             losses["lrc"] = _contrast(image, text, "lexemes", self.lexeme_temperature())
             if self.w_gr:
                 losses["gr"] = self._global_region(image, text)

@@ -226,7 +226,8 @@ def patchwise_contrastive(
 
     Args:
         patches: (B,M,D) normalised patches of the pictures.
-        slots: (B,M,D) normalised slots of the captions.
+        slots: (C,M,D) normalised slots of the captions, the pictures' own first; those from B on
+            (hard negatives) are further negatives of a position, and none of ``patches``.
         scale: scalar, the inverse temperature.
         positives: ids of the pictures and of the captions.
         negatives: ``batch``: position i of the other pairs, as in the paper; ``patches``: the
@@ -239,7 +240,7 @@ def patchwise_contrastive(
         ShapeError: shapes, dtypes or ids do not fit, or ``negatives`` is unknown.
     """
     patches, slots = _vectors(patches, slots, ndim=3)
-    if patches.shape != slots.shape:
+    if patches.shape[1:] != slots.shape[1:] or len(slots) < len(patches):
         raise ShapeError(f"patches {tuple(patches.shape)} and slots {tuple(slots.shape)} differ")
     if negatives not in ("batch", "patches", "both"):
         raise ShapeError(unknown("negatives", negatives, ("batch", "patches", "both")))
@@ -247,13 +248,14 @@ def patchwise_contrastive(
     x, y = (_by_position(side) for side in (patches, slots))
     if negatives == "patches":
         table = _within_pairs(x, ranks)
-        return ranks.sum(contrast(x.transpose(0, 1), y.transpose(0, 1), scale, table))
+        return ranks.sum(contrast(x.transpose(0, 1), y[: len(x)].transpose(0, 1), scale, table))
     labels = _labels(patches, _ids(patches, slots, positives, ranks), (None, None), ranks)
     others = None
     if negatives == "both":
-        found = negatives_of(x.transpose(0, 1), y.transpose(0, 1), scale, _within_pairs(x, ranks))
+        pairs = x.transpose(0, 1), y[: len(x)].transpose(0, 1)
+        found = negatives_of(*pairs, scale, _within_pairs(x, ranks))
         own = ranks.own(ranks.gather(torch.arange(len(slots), device=x.device)))
-        after = len(labels[1].ids) - own.stop
+        after = len(labels[1].ids) - own.start - len(x)
         others = Sums(found.rows.mT, F.pad(found.columns.mT, (own.start, after), value=-torch.inf))
     return ranks.sum(contrast(x, y, scale, Table(AlignedScores, num, *labels, ranks), others))
 

@@ -94,6 +94,14 @@ def check_links(model: Model, records: Records) -> None:
         )
 
 
+def check_hard_negatives(model: Model) -> None:
+    if model.matches_components:
+        raise ConfigError(
+            f"hard_negatives are whole texts, but {type(model.method).__name__} trains on the "
+            "components of captions: set it to null, or choose a method without components, as Clip"
+        )
+
+
 def check_flip(model: Model) -> None:
     if model.freeze in CACHED:
         raise ConfigError(

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from intarsia.backbones.loading import backbone_options
+from intarsia.components.hard_negatives import FalseCaptions, HardNegatives, false_captions
 from intarsia.data.problems import Problems
 from intarsia.data.readers import GENERATED, read
 from intarsia.data.records import Records
@@ -36,7 +37,7 @@ from intarsia.identity import (
 from intarsia.model import CONFIG, WEIGHTS, Model, ModelSpec, dump_config, method_class
 from intarsia.runtime import atomic
 from intarsia.training.checkpoint import LAST
-from intarsia.training.checks import alone, check, check_links, check_out
+from intarsia.training.checks import alone, check, check_hard_negatives, check_links, check_out
 from intarsia.training.fit import Validate
 from intarsia.training.log import PROBLEMS, problems_listed
 from intarsia.training.loop import Trainer
@@ -100,6 +101,7 @@ def train(
     init: Path | None = None,
     lora: LoraSpec | None = None,
     pseudo: PseudoSpec | None = None,
+    hard_negatives: HardNegatives | None = None,
     resume: bool = False,
     cache: Path = Path("runs/cache"),
     validate: Validate | None = None,
@@ -120,6 +122,7 @@ def train(
         lora: train adapters in the towers instead of their weights.
         pseudo: find out which phrase is which region, for methods that need links and records that
             have none (or whose own are to be replaced).
+        hard_negatives: false captions to stand in every batch, made with ``seed``.
         resume: go on from ``out``'s last checkpoint, exactly.
         cache: where states of frozen towers are kept.
         validate: called at the trainer's intervals; its first metric decides which is best.
@@ -129,7 +132,7 @@ def train(
         records: the records of ``data``, where they are read already.
         description: what the progress bar says.
     """
-    specs = {"data": data, "lora": lora, "pseudo": pseudo}
+    specs = {"data": data, "lora": lora, "pseudo": pseudo, "hard_negatives": hard_negatives}
     asked: dict[str, Any] = {name: given and asdict(given) for name, given in specs.items()}
     asked |= {"trainer": trainer.as_dict(), "init": init, "seed": seed}
     kept = asked | (config or {})
@@ -151,6 +154,8 @@ def train(
             check_negatives(index.truth, trainer.batch_size * fabric.world_size)
             if pseudo is None:
                 check_links(model, records)
+            if hard_negatives is not None:
+                check_hard_negatives(model)
             with fabric.rank_zero_first():
                 if fabric.is_global_zero:
                     held.enter_context(alone(out))
@@ -166,7 +171,10 @@ def train(
                     links = PseudoLinks(records, pseudo, cache, problems)
                 records = links.records
             crew = Crew(fabric.global_rank, fabric.world_size, everybodys)
-            pairs = make_pairs(model, records, cache, problems, crew)
+            false = None
+            if hard_negatives is not None:
+                false = false_captions(Records.of(records), hard_negatives, seed)
+            pairs = make_pairs(model, records, cache, problems, crew, false)
         trainer.fit(
             model,
             pairs,
@@ -198,7 +206,12 @@ def _start_from(model: Model, init: Path) -> None:
 
 
 def make_pairs(
-    model: Model, records: Sequence[Record], cache: Path, problems: Problems, crew: Crew = ALONE
+    model: Model,
+    records: Sequence[Record],
+    cache: Path,
+    problems: Problems,
+    crew: Crew = ALONE,
+    false: FalseCaptions | None = None,
 ) -> Pairs:
     """Components where the method matches them, live pairs where a tower trains, cached states
     where both are frozen; what is missing of these is computed by all of ``crew``."""
@@ -206,7 +219,9 @@ def make_pairs(
     links, phrases = "links" in needs, "phrases" in needs
     model.cache = cache
     if model.freeze not in ("towers", "backbone"):
-        return LivePairs(records, model.backbone, problems, links=links, phrases=phrases)
+        return LivePairs(
+            records, model.backbone, problems, links=links, phrases=phrases, false=false
+        )
     pairs: ComponentPairs | CachedPairs
     if "components" in needs:
         pairs = ComponentPairs(
@@ -228,6 +243,7 @@ def make_pairs(
             ids="ids" in needs,
             links=links,
             phrases=phrases,
+            false=false,
             problems=problems,
             crew=crew,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -70,12 +70,14 @@ class GradientStep:
     def _add_by_chunks(self, batch: Batch, size: int, share: float, sync: bool) -> Tensors:
         chunks = [slice(start, start + size) for start in range(0, len(batch), size)]
         states, images, texts = zip(*(self._embed(batch.rows(c)) for c in chunks), strict=True)
-        image, text = (Embeddings.concatenate(parts).map(_leaf) for parts in (images, texts))
+        image = Embeddings.concatenate(images).map(_leaf)
+        text, places = _pairs_first(texts, [len(part) for part in images])
+        text = text.map(_leaf)
         losses = self._backward(lambda: self.model.losses(image, text), share, False)
         after = random_state()
-        for chunk, state in zip(chunks, states, strict=True):
+        for chunk, state, where in zip(chunks, states, places, strict=True):
             restore_random_state(state)
-            gradients = _gradients(image, chunk), _gradients(text, chunk)
+            gradients = _gradients(image, chunk), _gradients(text, where)
             self._replay(batch.rows(chunk), *gradients, sync=sync and chunk == chunks[-1])
         restore_random_state(after)
         return losses
@@ -133,7 +135,26 @@ def _leaf(x: Tensor) -> Tensor:
     return x.detach().requires_grad_(x.is_floating_point())
 
 
-def _gradients(whole: Embeddings, rows: slice) -> Tensors:
+def _pairs_first(
+    texts: Sequence[Embeddings], sizes: Sequence[int]
+) -> tuple[Embeddings, list[Tensor]]:
+    """The texts of all chunks, those of pairs before all false ones, as in a batch at once; and
+    where each chunk's are among them."""
+    parts = [text.rows(slice(size)) for text, size in zip(texts, sizes, strict=True)]
+    false = [
+        text.rows(slice(size, None))
+        for text, size in zip(texts, sizes, strict=True)
+        if len(text) > size
+    ]
+    whole = Embeddings.concatenate([*parts, *false])
+    device = whole.groups[next(iter(whole.groups))].device
+    rows = torch.arange(len(whole), device=device)
+    true = rows[: sum(sizes)].split(list(sizes))
+    untrue = rows[sum(sizes) :].split([len(t) - n for t, n in zip(texts, sizes, strict=True)])
+    return whole, [torch.cat(both) for both in zip(true, untrue, strict=True)]
+
+
+def _gradients(whole: Embeddings, rows: slice | Tensor) -> Tensors:
     """The gradients of some rows; what the loss does not use has none."""
     return {name: x.grad[rows] for name, x in _tensors(whole).items() if x.grad is not None}
 
