@@ -39,7 +39,7 @@ class FalseRows:
         places = self.places[rows]
 
         def each(x: Tensor) -> Tensor:
-            return x.unflatten(0, places.shape)
+            return x.view(*places.shape, *x.shape[1:])
 
         tokens = None if tokens is None else tokens.map(each)
         states = None if states is None else states.map(each)
