@@ -144,7 +144,8 @@ def _run_asked_for(arguments: list[str]) -> tuple[Any, ModelSpec, dict[str, Any]
 
     parser = train_parser()
     options = parsed(parser, arguments, folders=["out"])
-    if options.freeze in ("towers", "backbone") or options.pseudo is not None:
+    keeps = options.pseudo is not None or options.hard_negatives is not None
+    if keeps or options.freeze in ("towers", "backbone"):
         require_folder(options.cache)
     plain = plain_options(parser, options)
     backbone = plain["backbone"]

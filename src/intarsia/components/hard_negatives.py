@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from random import Random
 from typing import Literal, get_args
 
@@ -18,7 +21,7 @@ from intarsia.components.swapping import swapped
 from intarsia.components.text import TextComponents, TextParser
 from intarsia.data.records import Records, without_pictures
 from intarsia.errors import ConfigError, unknown
-from intarsia.runtime import bar
+from intarsia.runtime import atomic, bar
 from intarsia.types import Negative, Record
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,7 @@ NegativeKind = Literal[
     "swap_attributes", "swap_phrases", "swap_roles", "shuffle_words", "replace_word"
 ]
 KINDS: tuple[NegativeKind, ...] = get_args(NegativeKind)
+MADE_BY = ("english", "swapping", "replacing", "hard_negatives")  # modules
 NOTHING = -1  # the place of what is not there
 
 
@@ -76,14 +80,47 @@ class FalseCaptions:
     places: Tensor
 
 
-def false_captions(records: Records, spec: HardNegatives, seed: int) -> FalseCaptions:
-    """Make the negatives of all captions; what is made of one depends on its record's captions, the
-    vocabulary of all, ``spec`` and ``seed``.
+def false_captions(
+    records: Records, spec: HardNegatives, seed: int, folder: Path | None = None
+) -> FalseCaptions:
+    """Make the negatives of all captions; what is made of one depends on its record's id and
+    captions, the vocabulary of all, ``spec`` and ``seed``.
+
+    Args:
+        records: of the captions.
+        spec: which.
+        seed: of all that is drawn.
+        folder: where they are kept for runs to come; None keeps nothing.
 
     Raises:
         ConfigError: no caption has any.
         MissingExtraError: spaCy or its model is not installed.
     """
+    if folder is None:
+        return _made(records, spec, seed)
+    path = folder / f"negatives-{_key(records, spec, seed)}.json"
+    if path.exists():
+        texts, places = json.loads(path.read_text(encoding="utf-8"))
+        return FalseCaptions(texts, torch.tensor(places))
+    found = _made(records, spec, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as draft:
+        draft.write_text(json.dumps([found.texts, found.places.tolist()]), encoding="utf-8")
+    return found
+
+
+def _key(records: Records, spec: HardNegatives, seed: int) -> str:
+    """Of all that negatives depend on, what makes them with it."""
+    digest = hashlib.sha256(f"{asdict(spec)} {seed}".encode())
+    digest.update(TextParser(spec.parser).fingerprint().encode())
+    for module in MADE_BY:
+        digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
+    for record in without_pictures(records):
+        digest.update(json.dumps([record.id, record.captions]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _made(records: Records, spec: HardNegatives, seed: int) -> FalseCaptions:
     parsed = _parsed(records.captions, spec)
     vocabulary = Vocabulary(parsed if "replace_word" in spec.kinds else ())
     numbers: dict[str, int] = {}

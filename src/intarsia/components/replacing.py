@@ -23,7 +23,13 @@ from random import Random
 from intarsia.components.english import PASTS, PLURALS, is_animate, is_plural, replaced, words_of
 from intarsia.components.swapping import determiner
 from intarsia.components.text import TextComponents
-from intarsia.components.text_entities import COLOURS, MATERIALS, POSITIONS
+from intarsia.components.text_entities import (
+    COLOURS,
+    MATERIALS,
+    PICTURES,
+    POSITIONS,
+    POSITIONS_WITH_OF,
+)
 from intarsia.types import Span
 
 Kind = tuple[str, ...]
@@ -119,6 +125,7 @@ OPPOSITES = tuple(
 PREPOSITIONS = frozenset(
     "across towards besides as 's during including past is was has does facing".split()
 )
+NO_THINGS = COLOURS | PICTURES | POSITIONS | POSITIONS_WITH_OF
 ENDINGS = ("ing", "ed", "s")
 LEMMAS = {form: lemma for table in (PLURALS, PASTS) for lemma, form in table.items()}
 
@@ -212,7 +219,7 @@ def places(parts: TextComponents) -> Iterator[Place]:
     """Where a word of the caption may be replaced, the word in lower case, and its kind."""
     for entity in parts.entities:
         noun = _word(parts, entity.noun)
-        if noun is None or noun in COLOURS or noun in POSITIONS:
+        if noun is None or noun in NO_THINGS:
             continue
         alive = "alive" if is_animate(noun) else "lifeless"
         number = "several" if is_plural(noun) else determiner(parts.text, entity)

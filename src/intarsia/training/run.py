@@ -124,7 +124,7 @@ def train(
             have none (or whose own are to be replaced).
         hard_negatives: false captions to stand in every batch, made with ``seed``.
         resume: go on from ``out``'s last checkpoint, exactly.
-        cache: where states of frozen towers are kept.
+        cache: where states of frozen towers and hard negatives are kept.
         validate: called at the trainer's intervals; its first metric decides which is best.
         validation_problems: the bad records that ``validate`` meets; listed with those of ``data``.
         config: more to keep with the weights than these arguments, or instead of them. A run that
@@ -173,7 +173,7 @@ def train(
             crew = Crew(fabric.global_rank, fabric.world_size, everybodys)
             false = None
             if hard_negatives is not None:
-                false = false_captions(Records.of(records), hard_negatives, seed)
+                false = false_captions(Records.of(records), hard_negatives, seed, cache)
             pairs = make_pairs(model, records, cache, problems, crew, false)
         trainer.fit(
             model,
