@@ -46,7 +46,9 @@ def test_words_are_replaced_by_their_kind(read):
 
 def test_nothing_that_another_caption_says_takes_a_words_place(read):
     (caption,) = read("A dog sits on a bench.")
-    others = read("A puppy.", "A cat.", "A kitten.", "A person.", "A car.", "A vehicle.", "A table.")
+    others = read(
+        "A puppy.", "A cat.", "A kitten.", "A person.", "A car.", "A vehicle.", "A table."
+    )
     assert made(caption, others, "cats next to a car") == {"A dog sits on a table."}
 
 

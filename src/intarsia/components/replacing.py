@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import accumulate
 from random import Random
 
-from intarsia.components.english import PASTS, PLURALS, is_animate, is_plural, replaced, words_of
+from intarsia.components.english import is_animate, is_plural, replaced, words_of
 from intarsia.components.swapping import determiner
 from intarsia.components.text import TextComponents
 from intarsia.components.text_entities import (
@@ -30,6 +31,7 @@ from intarsia.components.text_entities import (
     POSITIONS,
     POSITIONS_WITH_OF,
 )
+from intarsia.errors import MissingExtraError
 from intarsia.types import Span
 
 Kind = tuple[str, ...]
@@ -127,7 +129,6 @@ PREPOSITIONS = frozenset(
 )
 NO_THINGS = COLOURS | PICTURES | POSITIONS | POSITIONS_WITH_OF
 ENDINGS = ("ing", "ed", "s")
-LEMMAS = {form: lemma for table in (PLURALS, PASTS) for lemma, form in table.items()}
 
 
 class Vocabulary:
@@ -188,21 +189,23 @@ def word_replaced(
 def meanings(captions: Iterable[str]) -> set[str]:
     """The stems of all words that captions hold, and of those that say the same."""
     stems = {stem(word) for caption in captions for word in words_of(caption)}
-    for words in _STEMS:
+    for words in _same_stems():
         if not stems.isdisjoint(words):
             stems = stems | words
     return stems
 
 
+@cache
 def stem(word: str) -> str:
     """What the forms of a word have in common; not itself a word.
 
     >>> [stem(word) for word in ("rides", "riding", "rode", "sitting", "children", "puppies")]
     ['rid', 'rid', 'rid', 'sit', 'child', 'puppy']
+
+    Raises:
+        MissingExtraError: lemminflect is not installed.
     """
-    word = LEMMAS.get(word, word)
-    if word.endswith("ies") and len(word) > 4:
-        return word[:-3] + "y"
+    word = _plain(word)
     for ending in ("ing", "ed", "es", "s"):
         if word.endswith(ending) and len(word) - len(ending) > 2:
             word = word.removesuffix(ending)
@@ -212,7 +215,19 @@ def stem(word: str) -> str:
     return word.removesuffix("e")
 
 
-_STEMS = tuple(frozenset(map(stem, words)) for words in SAME)
+def _plain(word: str) -> str:
+    """The lemma of a noun or verb that lemminflect knows in this form."""
+    try:
+        from lemminflect import getLemma
+    except ImportError as error:
+        raise MissingExtraError("lemminflect", "text") from error
+    lemmas = (lemma for kind in ("NOUN", "VERB") for lemma in getLemma(word, kind, False))
+    return next((lemma for lemma in lemmas if lemma != word), word)
+
+
+@cache
+def _same_stems() -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(map(stem, words)) for words in SAME)
 
 
 def places(parts: TextComponents) -> Iterator[Place]:
