@@ -39,8 +39,8 @@ def test_words_are_replaced_by_their_kind(read):
         "A black horse sitting on a wooden bench.",
         "A black dog lying on a wooden bench.",
         "A black dog sitting on a metal bench.",
-        "A black dog sits on a wooden car.",
-        "A black dog sits on a wooden table.",
+        "A black dog sitting on a wooden car.",
+        "A black dog sitting on a wooden table.",
     }
 
 

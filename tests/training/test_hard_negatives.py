@@ -245,11 +245,15 @@ def test_negatives_are_kept_for_the_next_run(records, tmp_path, monkeypatch):
     given, spec = Records.of(records[:6]), HardNegatives(kinds=("replace_word",))
     first = false_captions(given, spec, 0, tmp_path)
     (file,) = tmp_path.glob("negatives-*.json")
-    monkeypatch.setattr("intarsia.components.hard_negatives._parsed", pytest.fail)
+
+    def parsed(*_):
+        raise LookupError("made anew")
+
+    monkeypatch.setattr("intarsia.components.hard_negatives._parsed", parsed)
     again = false_captions(given, spec, 0, tmp_path)
     assert again.texts == first.texts and torch.equal(again.places, first.places)
     for other in ((given, spec, 1), (Records.of(records[:5]), spec, 0)):
-        with pytest.raises(pytest.fail.Exception):
+        with pytest.raises(LookupError, match="made anew"):
             false_captions(*other, tmp_path)
     assert file.exists()
 
@@ -294,7 +298,7 @@ def accuracy(model, records, false):
 def test_30_steps_tell_true_captions_from_false_ones_better(records, tmp_path):
     """From half of them, and more than in as many steps without."""
     pytest.importorskip("spacy")
-    spec = HardNegatives(kinds=("swap_attributes", "replace_word"))
+    spec = HardNegatives(kinds=("shuffle_words", "replace_word"))
     false = false_captions(Records.of(records), spec, 0)
     fresh = Model(load_backbone("scenes-clip"), Clip(Dims(1, (1, 1), 1)))
     before = accuracy(fresh, records, false)
@@ -303,7 +307,7 @@ def test_30_steps_tell_true_captions_from_false_ones_better(records, tmp_path):
     without = trained(tmp_path / "without", **settings)
     after, plain = (accuracy(model, records, false) for model in (found, without))
     assert before == pytest.approx(0.5, abs=0.1)
-    assert after > before + 0.06 and after > plain + 0.06
+    assert after > before + 0.1 and after > plain + 0.1
 
 
 def test_every_kind_is_made_of_photos_captions():
