@@ -188,11 +188,8 @@ def word_replaced(
 
 def meanings(captions: Iterable[str]) -> set[str]:
     """The stems of all words that captions hold, and of those that say the same."""
-    stems = {stem(word) for caption in captions for word in words_of(caption)}
-    for words in _same_stems():
-        if not stems.isdisjoint(words):
-            stems = stems | words
-    return stems
+    said = {stem(word) for caption in captions for word in words_of(caption)}
+    return said.union(*(words for words in _same_stems() if not said.isdisjoint(words)))
 
 
 @cache
