@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs_tables import performance, results
+from docs_tables import cards, performance, results
 from intarsia.errors import DataError, unknown
+from intarsia.shipped import SHIPPED
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/results.md", "docs/performance.md")
-TABLES = results.TABLES | performance.TABLES
+CARDS = tuple(f"src/intarsia/shipped/{name}/README.md" for name in SHIPPED)
+PAGES = ("README.md", "docs/results.md", "docs/performance.md", *CARDS)
+TABLES = results.TABLES | performance.TABLES | cards.TABLES
 MARK = re.compile(r"<!-- (?:table: (\S+)|/table) -->")
 
 Tables = Mapping[str, Callable[[], str]]

@@ -9,7 +9,8 @@ import pytest
 from intarsia.errors import DataError
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/results.md", "docs/performance.md")
+CARD = "src/intarsia/shipped/mini/README.md"
+PAGES = ("README.md", "docs/results.md", "docs/performance.md", CARD)
 
 
 @pytest.fixture

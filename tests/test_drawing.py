@@ -13,7 +13,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from intarsia import drawing
+from intarsia.apps import maps
 from intarsia.apps.align import Alignment, draw, write
+from intarsia.apps.maps import Maps
 from intarsia.drawing import printable
 from intarsia.encode.components import ImageParts, TextParts
 from intarsia.sweep.table import LONGEST, plot
@@ -52,6 +54,10 @@ def alignment(caption: str) -> Alignment:
     return Alignment(Image.new("RGB", (20, 20)), said.text, seen, said, matrices)
 
 
+def of_maps(caption: str) -> Maps:
+    return Maps(Image.new("RGB", (30, 20)), caption, [caption, "$2 bill"] * 3, torch.rand(6, 7, 7))
+
+
 def of_user(figure: Figure) -> list[str]:
     return [t.get_text() for t in figure.findobj(Text) if not t.get_parse_math()]
 
@@ -64,6 +70,18 @@ def test_an_alignment_shows_its_texts_as_they_are(caption, tmp_path):
     title = "".join(printable(caption).split())
     assert title in {"".join(text.split()) for text in shown}  # whatever its line breaks
     assert {printable(text, 48) for text in (caption, f"1 {caption}", "2 $2 bill")} <= set(shown)
+    assert not any(t._preprocess_math(t.get_text())[1] for t in figure.findobj(Text))
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.width > 1000
+
+
+@pytest.mark.parametrize("caption", NASTY, ids=range(len(NASTY)))
+def test_maps_show_their_texts_as_they_are(caption, tmp_path):
+    found = of_maps(caption)
+    figure = maps.draw(found)
+    maps.write(found, tmp_path / "a.png")
+    shown = ["".join(text.split()) for text in of_user(figure)]
+    assert shown.count("".join(printable(caption).split())) == 4  # the picture's, three maps'
     assert not any(t._preprocess_math(t.get_text())[1] for t in figure.findobj(Text))
     with Image.open(tmp_path / "a.png") as image:
         assert image.width > 1000

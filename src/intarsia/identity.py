@@ -28,6 +28,7 @@ from intarsia.errors import ConfigError
 from intarsia.model import WEIGHTS, Model, method_class
 from intarsia.own_code import own_code
 from intarsia.runtime import atomic, bar
+from intarsia.shipped import shipped
 from intarsia.types import FilePart
 
 PACKAGE = Path(__file__).parent
@@ -185,6 +186,7 @@ def weights_key(folder: Path) -> str:
     Raises:
         ConfigError: It is not such a folder.
     """
+    folder = shipped(folder)
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(f"{folder} is not a trained model: it has no {WEIGHTS}")
     digest = hashlib.sha256()

@@ -23,7 +23,8 @@ from intarsia.encode.encoder import Encoder
 from intarsia.errors import ConfigError, unknown
 from intarsia.methods import Method
 from intarsia.ops.regions import enlarged_crops
-from intarsia.runtime import atomic, randomness_kept, seed_cpu
+from intarsia.runtime import atomic, device_of, randomness_kept, seed_cpu
+from intarsia.shipped import shipped
 from intarsia.types import Batch, Dense, Embeddings, FalseTexts, Features
 
 Freeze = Literal["none", "image", "text", "towers", "backbone"]
@@ -284,6 +285,7 @@ class Model(Encoder):
     def start_from(self, directory: Path) -> list[str]:
         """Take over a trained model's backbone, and the method's tensors that have the same name
         and shape. Returns the names of this model's tensors that keep their fresh values."""
+        directory = shipped(directory)
         if not (directory / WEIGHTS).is_file():
             raise ConfigError(f"{directory} is not a trained model: it has no {WEIGHTS}")
         frozen, given = _stored(directory / WEIGHTS)
@@ -321,9 +323,10 @@ def load_model(
     """A trained model, or a base by its name, in evaluation mode; nobody's random numbers change.
 
     Args:
-        source: the folder that ``intarsia train --out FOLDER`` left, or what ``load_backbone``
-            takes, such as ``openclip:ViT-B-32:laion2b_s34b_b79k``: a backbone alone, compared by
-            its global vectors.
+        source: the folder that ``intarsia train --out FOLDER`` left; ``mini`` (photos and
+            English), which comes with the package; or what ``load_backbone`` takes, such as
+            ``openclip:ViT-B-32:laion2b_s34b_b79k``: a backbone alone, compared by its global
+            vectors.
         device: where to; None = the CPU.
         dtype: of the backbone: float32 (None), bfloat16 or float16, for inference only. The
             method's own layers, and all embeddings, stay float32.
@@ -334,10 +337,10 @@ def load_model(
         ConfigError: no such folder, weights that do not fit their config, another ``dtype``.
         BackboneError: no such base.
     """
-    place = _device(device)
+    place = None if device is None else device_of(device)
     if dtype not in (None, *PRECISIONS):
         raise ConfigError(unknown("dtype", str(dtype), map(str, PRECISIONS)))
-    folder = Path(source)
+    folder = shipped(source)
     with randomness_kept():
         if _is_run(folder):
             model = _trained(folder)
@@ -348,27 +351,12 @@ def load_model(
     return model.to(place).eval()
 
 
-def _device(name: torch.device | str | None) -> torch.device | None:
-    """
-    Raises:
-        ConfigError: torch cannot compute there.
-    """
-    if name is None:
-        return None
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise ConfigError(unknown("device", str(name), here)) from error
-    return device
-
-
 def config_of(source: str | Path) -> dict[str, Any]:
     """The resolved config of what :func:`load_model` takes."""
-    if not _is_run(Path(source)):
+    folder = shipped(source)
+    if not _is_run(folder):
         return asdict(ModelSpec({"spec": str(source)}))
-    config: dict[str, Any] = yaml.safe_load((Path(source) / CONFIG).read_text())
+    config: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text())
     return config
 
 

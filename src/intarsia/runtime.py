@@ -30,6 +30,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from intarsia.errors import ConfigError, unknown
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -125,6 +127,21 @@ def best_device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def device_of(name: torch.device | str) -> torch.device:
+    """
+    Raises:
+        ConfigError: torch cannot compute there.
+    """
+    if str(name).partition(":")[0] != "meta":
+        try:
+            return torch.zeros(1, device=name).device
+        except (RuntimeError, AssertionError, NotImplementedError):
+            pass  # each kind of device that is missing has an error of its own
+    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    raise ConfigError(unknown("device", str(name), here))
 
 
 def multiplies_bfloat16(device: str) -> bool:

@@ -96,7 +96,7 @@ def test_chunks_give_the_gradients_of_the_whole_batch(model, batch):
     for chunk in (3, 1):
         found, cached = gradients(model, batch, chunk, share=0.5)
         torch.testing.assert_close(found, losses)
-        torch.testing.assert_close(cached, whole, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(cached, whole, rtol=1e-4, atol=3e-6)
     assert {"method.temperature.logit_scale"} < whole.keys()
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from dataclasses import dataclass
-from html import escape
-from io import BytesIO
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -18,10 +15,11 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
+from intarsia.apps.page import write_page
 from intarsia.data.images import load_image
 from intarsia.data.problems import Problems
 from intarsia.data.records import Records
-from intarsia.drawing import VERBATIM, printable, save
+from intarsia.drawing import VERBATIM, printable
 from intarsia.encode.component_pairs import (
     image_features,
     image_rows,
@@ -35,7 +33,7 @@ from intarsia.encode.store import Store
 from intarsia.errors import ConfigError
 from intarsia.methods.base import normalised
 from intarsia.model import Model
-from intarsia.runtime import atomic, quietly
+from intarsia.runtime import quietly
 from intarsia.types import Components, ImageSource, Record, Region
 
 LONGEST_NAME = 48  # characters of a region or phrase beside its matrix
@@ -164,20 +162,13 @@ def _draw_matrix(
 
 def write(found: Alignment, path: Path) -> None:
     """``path`` as PNG, and beside it the same as an HTML page that needs no other file."""
-    picture = BytesIO()
-    save(draw(found), picture, format="png", dpi=130)
-    with atomic(path) as draft:
-        draft.write_bytes(picture.getvalue())
-    data = b64encode(picture.getvalue()).decode()
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
-        'content="width=device-width"><title>intarsia align</title>'
-        "<style>body{font-family:system-ui;margin:1rem;background:#fff;color:#111}"
-        "img{max-width:100%}</style>"
-        f"<h1>{escape(found.caption)}</h1>"
-        f'<img alt="similarities of regions and phrases" src="data:image/png;base64,{data}">'
-        f"<p>phrases: {escape(', '.join(found.text.entities) or 'none')}; "
-        f"relations: {escape(', '.join(found.text.relations) or 'none')}</p></html>"
+    phrases, relations = (
+        ", ".join(names) or "none" for names in (found.text.entities, found.text.relations)
     )
-    with atomic(path.with_suffix(".html")) as draft:
-        draft.write_text(page, encoding="utf-8", errors="replace")
+    write_page(
+        draw(found),
+        path,
+        title=found.caption,
+        shows="similarities of regions and phrases",
+        note=f"phrases: {phrases}; relations: {relations}",
+    )

@@ -73,8 +73,9 @@ def report_problems(problems: Any, path: Path | None) -> None:
 def open_model(name: str) -> tuple[Any, dict[str, Any]]:
     """A trained folder with its config, or a backbone alone, compared by its global vectors."""
     from intarsia.model import CONFIG, WEIGHTS, config_of, load_model
+    from intarsia.shipped import shipped
 
-    folder = Path(name)
+    folder = shipped(name)
     is_run = (folder / CONFIG).is_file()
     with reading(folder / CONFIG):
         config = config_of(name) if is_run else None

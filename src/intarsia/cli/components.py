@@ -75,18 +75,24 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def align(arguments: list[str]) -> None:
-    from intarsia.apps.align import align, write
+    from intarsia.apps import align, maps
     from intarsia.model import load_model
 
     parser = command(
         "align",
-        "Draw which region of a picture matches which phrase of a caption, as PNG and HTML.",
+        "Draw which place of a picture matches which phrase of a caption, as PNG and HTML: heat "
+        "maps, or for ComAlign its regions and phrases.",
     )
     parser.add_argument("image", type=Path, help="picture")
     parser.add_argument("caption", help="text")
-    parser.add_argument("--model", type=Path, required=True, help="trained ComAlign folder")
+    parser.add_argument("--model", default="mini", help="trained folder, or a shipped model")
     parser.add_argument("--out", type=Path, default=Path("align.png"), help="the PNG")
     options = parsed(parser, arguments, files=["out"])
     require_file(options.out.with_suffix(".html"))
-    write(align(load_model(options.model), options.image, options.caption), options.out)
+    model = load_model(options.model)
+    pair = model, options.image, options.caption
+    if model.matches_components:
+        align.write(align.align(*pair), options.out)
+    else:
+        maps.write(maps.phrase_maps(*pair), options.out)
     screen.print(f"{options.out} and {options.out.with_suffix('.html')}")

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from intarsia.cli.mistakes import FLAT, mistake
 from intarsia.cli.outputs import require_file, require_folder, require_result
 from intarsia.cli.trouble import not_yaml
-from intarsia.errors import ConfigError, unknown
+from intarsia.errors import ConfigError
 
 LABEL = 10  # characters of the labels in a description
 NESTED = {flat: nested for nested, flat in FLAT.items()}
@@ -106,32 +106,15 @@ def parsed(
     except ArgumentError as error:
         raise ConfigError(mistake(str(error), parser, configs)) from error
     if "device" in options:
-        require_device(options.device)
+        from intarsia.runtime import device_of
+
+        device_of(options.device)
     outputs = (files, require_file), (results, require_result), (folders, require_folder)
     for names, require in outputs:
         for name in names:
             if options[name] is not None:
                 require(options[name])
     return options
-
-
-def require_device(name: str) -> None:
-    """
-    Raises:
-        ConfigError: torch cannot compute on the device.
-    """
-    import torch
-
-    if name.partition(":")[0] != "meta":
-        try:
-            torch.zeros(1, device=name)
-            return
-        except (RuntimeError, AssertionError, NotImplementedError):
-            pass  # each kind of device that is missing has an error of its own
-    here = ["cpu"]
-    here += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    here += ["mps"] if torch.backends.mps.is_available() else []
-    raise ConfigError(unknown("device", name, here))
 
 
 def hide(parser: ArgumentParser, option: str) -> None:

@@ -1,0 +1,1 @@
+"""How the models of ``intarsia.shipped`` are made from runs."""
