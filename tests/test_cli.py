@@ -42,6 +42,8 @@ def test_every_row_of_every_sweep_parses(path):
                 assert options.method.class_path.rpartition(".")[2] == value
             elif key.startswith("backbone."):
                 assert options.backbone[key.removeprefix("backbone.")] == value
+            elif isinstance(value, dict):
+                assert value.items() <= vars(options[key]).items()
             else:
                 assert options[key] == value
 

@@ -307,8 +307,12 @@ class Encoder(nn.Module):
             warnings.warn(CutTextWarning(told), stacklevel=4)
 
     def similarity(self, image: Embeddings, text: Embeddings) -> tuple[Tensor, Tensor]:
-        """Image-to-text and text-to-image similarity, both (I,T)."""
-        return pairwise_scores(image, text, self.method.terms)
+        """Image-to-text and text-to-image similarity, both (I,T); with a gradient where an
+        embedding asks for one, whatever weights the terms have."""
+        vectors = (x for side in (image, text) for x in side.groups.values())
+        asks = torch.is_grad_enabled() and any(x.requires_grad for x in vectors)
+        with torch.set_grad_enabled(asks):
+            return pairwise_scores(image, text, self.method.terms)
 
     @torch.no_grad()
     def alignment(self, image: Picture, text: str) -> Tensor:
