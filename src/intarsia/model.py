@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from intarsia.backbones.base import SIDES, Backbone, Side
 from intarsia.backbones.loading import is_base_folder, load_backbone
@@ -114,6 +114,11 @@ class Model(Encoder):
         if "components" in method.needs and freeze != "backbone":
             raise ConfigError(
                 f"{type(method).__name__} works over a frozen backbone: set freeze: backbone"
+            )
+        if backbone.ends_train and "image" not in FROZEN[freeze]:
+            raise ConfigError(
+                f"backbone.train_blocks needs a frozen image tower below, but freeze is {freeze}: "
+                "set it to towers or image"
             )
         self.freeze = freeze
         self.fresh_towers = True  # a build gives them: they need not be saved when frozen
@@ -228,22 +233,25 @@ class Model(Encoder):
 
     def trained_state(self) -> dict[str, Tensor]:
         """Every tensor that a fresh build does not already give: all but its frozen towers."""
-        skip = self._keys_of(self.frozen) if self.fresh_towers else set()
+        towers = self.backbone.towers_of(*self.frozen) if self.fresh_towers else []
+        skip = self._keys_of(towers)
         return {k: v for k, v in self.state_dict().items() if k not in skip}
 
-    def _built(self, frozen: str) -> tuple[Side, ...] | None:
-        """The towers of this fresh build that have the fingerprint of somebody's frozen ones."""
+    def _built(self, frozen: str) -> tuple[tuple[Side, ...], set[str]] | None:
+        """Those of this fresh build's towers, or of the whole ones, that have the fingerprint of
+        somebody's frozen ones, and their tensors' names."""
         if not frozen:
-            return ()
-        found = (s for s in FROZEN.values() if s and self.backbone.fingerprint(*s) == frozen)
-        return next(found, None)
+            return (), set()
+        for backbone in dict.fromkeys((self.backbone, self.backbone.whole())):
+            for sides in FROZEN.values():
+                if sides and backbone.fingerprint(*sides) == frozen:
+                    return sides, self._keys_of(backbone.towers_of(*sides))
+        return None
 
-    def _keys_of(self, sides: Sequence[Side]) -> set[str]:
-        towers = self.backbone.towers_of(*sides)
+    def _keys_of(self, towers: Sequence[nn.Module]) -> set[str]:
         inside = {id(m) for tower in towers for m in tower.modules()}
-        names = [name for name, module in self.named_modules() if id(module) in inside]
-        tensors = self.state_dict().keys()
-        return {k for k in tensors if any(k.startswith(f"{name}.") for name in names)}
+        names = tuple(f"{name}." for name, module in self.named_modules() if id(module) in inside)
+        return {key for key in self.state_dict() if key.startswith(names)}
 
     def fingerprint(self) -> str:
         """A hash of the frozen towers that are not saved; empty where all are."""
@@ -296,10 +304,11 @@ class Model(Encoder):
                 f"{directory} was trained with frozen towers, whose weights (fingerprint {frozen}) "
                 f"are not those of {self.backbone.name} here"
             )
-        self.fresh_towers = bool(built) and set(self.frozen) <= set(built)
+        sides, left_out = built
+        self.fresh_towers = bool(sides) and set(self.frozen) <= set(sides)
         own = self.trained_state()
         fits = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-        fresh = sorted(own.keys() - fits.keys() - self._keys_of(built))
+        fresh = sorted(own.keys() - fits.keys() - left_out)
         if lost := [name for name in fresh if name.startswith("backbone.")]:
             raise ConfigError(f"{directory} has another backbone: no {lost[0]} of this shape in it")
         self.load_state_dict(fits, strict=False)
@@ -361,8 +370,7 @@ def config_of(source: str | Path) -> dict[str, Any]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a source is the folder of a run; a folder that is neither that nor a base is one
-    that lacks something."""
+    """Whether a folder is a run's; one that is neither that nor a base lacks something."""
     return (folder / CONFIG).is_file() or (folder.is_dir() and not is_base_folder(folder))
 
 

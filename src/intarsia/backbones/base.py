@@ -99,10 +99,15 @@ class Backbone(nn.Module, ABC):
     told otherwise: those of the attention, and of the MLP in open_clip's own transformers, whose
     attention keeps its weights in one tensor that is no layer. ``has_base`` tells those that come
     from files or a hub from those that come from code alone.
+
+    With ``ends_train`` the image tower is only what lies below its last blocks, which belong to the
+    projections: ``image_global`` of the states is then the tower's whole map as one vector, of
+    which :meth:`project` makes ``image_global`` and ``image_patches``.
     """
 
     name: str
     has_base: bool = False
+    ends_train: bool = False
     dims: Dims
     transform: ImageTransform
     lora_targets: frozenset[str] = frozenset(
@@ -137,6 +142,10 @@ class Backbone(nn.Module, ABC):
     def towers(self) -> list[nn.Module]:
         """The modules whose outputs are ``*_states``: what freezing freezes."""
 
+    def whole(self) -> Backbone:
+        """The same weights with towers that end where the model does, whatever trains."""
+        return self
+
     def towers_of(self, *sides: Side) -> list[nn.Module]:
         """Those of :meth:`towers` that see pictures, that read texts, or both: the name tells."""
         names = {id(module): name for name, module in self.named_modules()}
@@ -161,7 +170,8 @@ class Backbone(nn.Module, ABC):
         """
         found = {name: 0 for name, _ in self.named_parameters()}
         for side in SIDES:
-            inside = {id(p) for tower in self.towers_of(side) for p in tower.parameters()}
+            towers = self.whole().towers_of(side)
+            inside = {id(p) for tower in towers for p in tower.parameters()}
             found |= _depths([name for name, p in self.named_parameters() if id(p) in inside])
         return found
 

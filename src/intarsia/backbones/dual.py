@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import MobileNetV2Model
 
 from intarsia.backbones.base import Backbone, ImageTransform, Tokenizer
 from intarsia.backbones.checkpoints import reading
@@ -55,6 +57,13 @@ class DualEncoder(Backbone):
         shared: one projection for pooled and local vectors of a side, as CLIP has it; then a
             patch of a mean-pooled tower is a summand of the picture's vector.
         processor: the vision model's, where ``transform`` comes from one that is to be kept.
+        train_blocks: how many of the last blocks of a MobileNetV2, with the convolution behind
+            them, train over frozen ones: of the frozen ones a map is cached, what lies above runs
+            at every step. Batch normalisation there keeps its statistics, and only its weights
+            train. None = the tower is one whole.
+
+    Raises:
+        BackboneError: an unknown pooling or projection, or no such blocks.
     """
 
     def __init__(
@@ -72,6 +81,7 @@ class DualEncoder(Backbone):
         dropout: float = 0.0,
         shared: bool = False,
         processor: Any = None,
+        train_blocks: int | None = None,
     ) -> None:
         super().__init__()
         for kind, value, valid in (
@@ -80,6 +90,9 @@ class DualEncoder(Backbone):
         ):
             if value not in valid:
                 raise BackboneError(unknown(kind, value, valid))
+        if train_blocks is not None:
+            _check_blocks(vision, train_blocks)
+        self.train_blocks, self.ends_train = train_blocks, train_blocks is not None
         self.name, self.transform, self.pooling = name, transform, pooling
         self.vision, self.text = vision, text
         self._tokenizer, self._processor = tokenizer, processor
@@ -107,6 +120,8 @@ class DualEncoder(Backbone):
         return partial(fast_tokens, self._tokenizer, length=self.dims.context, pad_to_length=False)
 
     def image_states(self, pixels: Tensor, *, dense: Dense | None = None) -> Features:
+        if self.train_blocks is not None:
+            return Features(image_global=self._below(self.normalised(pixels), self.train_blocks))
         pooled, patches, _ = self._see(self.normalised(pixels))
         return Features(image_global=pooled, image_patches=None if dense is None else patches)
 
@@ -120,11 +135,12 @@ class DualEncoder(Backbone):
         return Features(text_global=pooled, text_tokens=hidden, text_mask=tokens.mask)
 
     def project(self, states: Features) -> Features:
+        pooled, patches = states.image_global, states.image_patches
+        if self.train_blocks is not None and pooled is not None:
+            pooled, patches = self._above(pooled, self.train_blocks)
         return Features(
-            image_global=apply_to(self.image_projection, states.image_global),
-            image_patches=apply_to(
-                self.patch_projection or self.image_projection, states.image_patches
-            ),
+            image_global=apply_to(self.image_projection, pooled),
+            image_patches=apply_to(self.patch_projection or self.image_projection, patches),
             text_global=apply_to(self.text_projection, states.text_global),
             text_tokens=apply_to(self.token_projection or self.text_projection, states.text_tokens),
             text_mask=states.text_mask,
@@ -151,10 +167,46 @@ class DualEncoder(Backbone):
 
     def settings(self) -> str:
         has_pooler = getattr(self.vision, "pooler", None) is not None
-        return f"{super().settings()} {self.pooling} {has_pooler}"
+        ends = "" if self.train_blocks is None else f" without {self.train_blocks} blocks"
+        return f"{super().settings()} {self.pooling} {has_pooler}{ends}"
 
     def towers(self) -> list[nn.Module]:
-        return [self.vision, self.text]
+        if self.train_blocks is None:
+            return [self.vision, self.text]
+        return [self.vision.conv_stem, *self.vision.layer[: -self.train_blocks], self.text]
+
+    def whole(self) -> DualEncoder:
+        if self.train_blocks is None:
+            return self
+        found = copy.copy(self)
+        found.train_blocks, found.ends_train = None, False
+        return found
+
+    def train(self, mode: bool = True) -> DualEncoder:
+        super().train(mode)
+        if self.ends_train:
+            self.vision.eval()
+        return self
+
+    def _below(self, pixels: Tensor, num_blocks: int) -> Tensor:
+        """(B,h*w*C), the map that the last blocks take, its channels innermost."""
+        x: Tensor = self.vision.conv_stem(pixels.contiguous(memory_format=torch.channels_last))
+        for block in self.vision.layer[:-num_blocks]:
+            x = block(x)
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+    def _above(self, x: Tensor, num_blocks: int) -> tuple[Tensor, Tensor]:
+        """Pooled vector (B,W) and patches (B,M,W) of a map of :meth:`_below`."""
+        blocks = self.vision.layer[-num_blocks:]
+        channels = blocks[0].expand_1x1.convolution.in_channels
+        side = math.isqrt(x.shape[1] // channels)  # the input is square
+        x = x.view(-1, side, side, channels).permute(0, 3, 1, 2)
+        for block in blocks:
+            x = block(x)
+        x = self.vision.conv_1x1(x)
+        patches = x.flatten(2).mT
+        pooler = self.vision.pooler
+        return patches.mean(1) if pooler is None else pooler(x).flatten(1), patches
 
     def _see(self, pixels: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Pooled vector (B,W), patches (B,M,W) and their grid."""
@@ -189,6 +241,7 @@ def load_dual(
     dropout: float = 0.0,
     shared: bool = False,
     context_length: int | None = None,
+    train_blocks: int | None = None,
     weights: bool = True,
 ) -> DualEncoder:
     """A :class:`DualEncoder` of two folders or hub names; the projections are random, without
@@ -214,7 +267,20 @@ def load_dual(
         dropout=dropout,
         shared=shared,
         processor=processor,
+        train_blocks=train_blocks,
     )
+
+
+def _check_blocks(vision: Any, num_blocks: int) -> None:
+    if not isinstance(vision, MobileNetV2Model):
+        raise BackboneError(
+            f"train_blocks is {num_blocks}, but no block of a {type(vision).__name__} can "
+            "be trained alone: leave it out, or choose a MobileNetV2"
+        )
+    if not 0 < num_blocks <= len(vision.layer):
+        raise BackboneError(
+            f"train_blocks is {num_blocks}: choose from 1 to the {len(vision.layer)} of the model"
+        )
 
 
 def _tower(source: str, input_name: str, weights: bool) -> Any:

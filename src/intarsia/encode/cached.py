@@ -69,6 +69,8 @@ class CachedPairs(LinkedPairs, Dataset[Batch]):
         problems = Problems() if problems is None else problems
         problems.expect(len(records))
         towers = Towers(backbone)
+        if backbone.ends_train:
+            patches = None  # the map is there already
         keys = [WHOLE.key(key) for key in self.records.picture_keys()]
         texts = self.records.captions
         extract_images(

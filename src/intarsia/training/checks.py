@@ -113,7 +113,7 @@ def check_flip(model: Model) -> None:
 def check_layer_decay(model: Model, decay: float) -> None:
     if not 0 < decay <= 1:
         raise ConfigError(f"trainer.layer_decay is {decay}: choose above 0 and at most 1, or null")
-    if model.freeze in CACHED:
+    if model.freeze in CACHED and not model.backbone.ends_train:
         raise ConfigError(
             f"trainer.layer_decay is for towers that train, but freeze: {model.freeze} freezes "
             "both: set layer_decay to null, or choose freeze none, image or text"
