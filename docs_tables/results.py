@@ -111,7 +111,8 @@ HARMOCLIP_SCENES = swept(
     rows=["clip", "GC, LRC", PHRASE],
     values=partial(_kept_values, "harmoclip_scenes"),
 )
-HARMOCLIP_PHOTOS = swept("harmoclip_flickr8k", turned=True)
+FROZEN = ["clip", "harmoclip", "harmoclip, GR (phrase)", "clip, half way", "harmoclip, half way"]
+HARMOCLIP_PHOTOS = swept("harmoclip_flickr8k", rows=FROZEN, turned=True)
 
 HEADLINES = (
     ("Flickr8k", "`registers` / `clip`", FLICKR8K, "registers", RETRIEVAL),

@@ -195,7 +195,8 @@ def test_cached_maps_give_what_pictures_give(source, records, tmp_path):
 
 def trainer(**settings) -> Trainer:
     return Trainer(
-        **{"steps": 4, "batch_size": 16, "precision": "32-true", "log_every": 1} | settings
+        **{"steps": 4, "batch_size": 16, "precision": "32-true", "log_every": 1, "layer_decay": 0.5}
+        | settings
     )
 
 
